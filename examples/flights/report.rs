@@ -1,0 +1,185 @@
+//! What a run has to say: the file for `--out`, and the summary on stdout.
+
+use crate::fleet::AircraftId;
+use crate::store::{Last, Span};
+use shardpool::Outcomes;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file for `--out`. It is opened before anything is run, so that it fails early, and keeps
+/// what it held until there is something to write.
+#[derive(Debug)]
+pub(crate) struct OutFile {
+    path: PathBuf,
+    file: File,
+    /// Made by this run, and still empty.
+    fresh: bool,
+}
+
+/// One aircraft that had a command in this run.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) aircraft: AircraftId,
+    pub(crate) last: Last,
+    pub(crate) rejected: u64,
+}
+
+impl OutFile {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true);
+        let (file, fresh) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => (options.open(path)?, false),
+            Err(error) => return Err(error),
+        };
+        let path = path.to_owned();
+        Ok(Self { path, file, fresh })
+    }
+
+    pub(crate) fn write(mut self, lines: &[Line]) -> io::Result<()> {
+        self.fresh = false;
+        // Anything else, such as a pipe, has no length to cut.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        write_lines(BufWriter::new(&self.file), lines)
+    }
+}
+
+impl Drop for OutFile {
+    fn drop(&mut self) {
+        if self.fresh {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn write_lines(mut out: impl Write, lines: &[Line]) -> io::Result<()> {
+    writeln!(out, "aircraft,version,legs,rejected,miles,digest")?;
+    for line in lines {
+        let Last { version, after } = &line.last;
+        // The id is bytes and need not be text.
+        out.write_all(&line.aircraft)?;
+        writeln!(
+            out,
+            ",{version},{},{},{},{}",
+            after.legs, line.rejected, after.miles, after.digest
+        )?;
+    }
+    out.flush()
+}
+
+/// What is printed at the end.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) outcomes: Outcomes,
+    pub(crate) malformed: u64,
+    pub(crate) without_aircraft: u64,
+    pub(crate) aircraft: u64,
+    pub(crate) elapsed: Duration,
+    /// `None` when the store could not tell.
+    pub(crate) spans: Option<Vec<Span>>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let commands = self.outcomes.total();
+        let per_second = commands as f64 / self.elapsed.as_secs_f64().max(1e-9);
+        for (name, count) in [
+            ("commands", commands),
+            ("  committed", self.outcomes.committed),
+            ("  rejected", self.outcomes.rejected),
+            ("  failed", self.outcomes.failed),
+            ("  panicked", self.outcomes.panicked),
+            ("  cancelled", self.outcomes.cancelled),
+            ("  expired", self.outcomes.expired),
+            ("  aborted", self.outcomes.aborted),
+            ("malformed rows", self.malformed),
+            ("rows without an aircraft", self.without_aircraft),
+            ("aircraft", self.aircraft),
+            ("commands per second", per_second as u64),
+        ] {
+            writeln!(f, "{:26}{count:>8}", format!("{name}:"))?;
+        }
+        let Some(spans) = &self.spans else {
+            return write!(f, "versions in the store: NOT CHECKED");
+        };
+        let all = spans.len();
+        match spans.iter().filter(|span| !span.is_whole()).count() {
+            0 => write!(f, "versions in the store: 1..n without a gap, for each of {all} aircraft"),
+            gaps => write!(f, "versions in the store: GAPS, for {gaps} of {all} aircraft"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Flown;
+
+    #[test]
+    fn a_line_has_what_the_store_has() {
+        let flown = Flown { legs: 2, ..Flown::default() };
+        let line = |aircraft: &[u8], version, after| Line {
+            aircraft: aircraft.into(),
+            last: Last { version, after },
+            rejected: 7,
+        };
+        let mut out = Vec::new();
+        let lines = [line(b"N1", 2, flown), line(b"\xff", 0, Flown::default())];
+        write_lines(&mut out, &lines).unwrap();
+        assert_eq!(
+            out.escape_ascii().to_string(),
+            "aircraft,version,legs,rejected,miles,digest\\n\
+             N1,2,2,7,0,cbf29ce484222325\\n\
+             \\xff,0,0,7,0,cbf29ce484222325\\n"
+        );
+    }
+
+    #[test]
+    fn a_gap_shows() {
+        let span = |events, first, last| Span { aircraft: b"N1"[..].into(), events, first, last };
+        let says = |spans| {
+            let summary = Summary {
+                outcomes: Outcomes::default(),
+                malformed: 3,
+                without_aircraft: 0,
+                aircraft: 0,
+                elapsed: Duration::ZERO,
+                spans,
+            };
+            summary.to_string()
+        };
+        assert!(says(Some(vec![span(3, 1, 3)])).contains("without a gap, for each of 1 aircraft"));
+        assert!(says(Some(vec![span(3, 1, 3), span(2, 1, 3)])).contains("GAPS, for 1 of 2"));
+        assert!(says(Some(vec![span(3, 2, 4)])).contains("GAPS"));
+        assert!(says(None).contains("NOT CHECKED"));
+        assert!(says(None).contains("malformed rows:                  3\n"));
+    }
+
+    #[test]
+    fn an_out_file_that_is_not_written_leaves_all_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("flights-out-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (new, old) = (folder.join("new"), folder.join("old"));
+        fs::write(&old, "kept").unwrap();
+
+        for path in [&new, &old] {
+            drop(OutFile::open(path).unwrap());
+        }
+        assert!(!new.exists());
+        assert_eq!(fs::read(&old).unwrap(), b"kept");
+
+        for path in [&new, &old] {
+            OutFile::open(path).unwrap().write(&[]).unwrap();
+            assert!(fs::read(path).unwrap().starts_with(b"aircraft,"));
+        }
+        assert!(OutFile::open(&folder).is_err());
+        assert!(OutFile::open(&folder.join("no/such")).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

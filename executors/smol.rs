@@ -1,0 +1,80 @@
+//! The adapter for smol.
+
+use super::{Executor, SpawnError, Task};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs the pool's futures on smol: on its global executor, or on one of yours.
+///
+/// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
+/// the pool's futures when it is dropped: each shard closes, commands that had not started are
+/// aborted, those whose handler was at an await are aborted as started, and later submissions are
+/// refused. The pool's handles hold the `Arc`, its futures do not: drop the handles and your own
+/// `Arc`, and the executor goes. An executor that nobody runs holds everything up.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
+/// use shardpool::executors::Smol;
+///
+/// # struct Add(u32);
+/// # impl Command for Add { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// smol::block_on(async {
+///     let handler = handler_fn(|n: &mut u32, add: Add, _: &Context| {
+///         *n += add.0;
+///         Ok::<_, Failure<std::io::Error>>(*n)
+///     });
+///     let pool = ShardPool::builder(handler).start(Smol::global())?;
+///     assert_eq!(pool.send(Add(3)).await?.output, 3);
+///     pool.drain().await?;
+///     Ok(())
+/// })
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Smol {
+    /// `None`: the global one.
+    executor: Option<Arc<::smol::Executor<'static>>>,
+    threads: usize,
+}
+
+impl Smol {
+    /// On smol's global executor, which has `SMOL_THREADS` threads, by default one.
+    pub fn global() -> Self {
+        let threads = std::env::var("SMOL_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+        Self { executor: None, threads }
+    }
+
+    /// On this executor. It counts as run by one thread, see [`threads`](Self::threads).
+    pub fn new(executor: Arc<::smol::Executor<'static>>) -> Self {
+        Self { executor: Some(executor), threads: 1 }
+    }
+
+    /// Says how many threads run the executor: one less than this many handlers may block their
+    /// thread in a blocking wait of the pool's (G9).
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+}
+
+impl Executor for Smol {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        match &self.executor {
+            // A dropped smol task is cancelled, so each is detached.
+            Some(executor) => executor.spawn(task).detach(),
+            None => ::smol::spawn(task).detach(),
+        }
+        Ok(())
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        Box::pin(async move {
+            ::smol::Timer::after(time).await;
+        })
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+}

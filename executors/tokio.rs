@@ -1,0 +1,107 @@
+//! The adapter for tokio.
+
+use super::{Clock, Executor, SpawnError, Task};
+use ::tokio::runtime::{Handle, RuntimeFlavor};
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs the pool's futures on a tokio runtime.
+///
+/// **A dropped runtime.** Shutting a runtime down drops the pool's futures, wherever they are at
+/// that moment. Each shard then closes; commands that had not started are aborted, those whose
+/// handler was at an await are aborted as started, and later submissions are refused. No ticket
+/// waits for ever. The adapter holds a `Handle`, which does not keep the runtime alive.
+///
+/// Deadlines follow tokio's clock, also a paused one. The runtime should have its timer enabled
+/// (`enable_time`); without it [`Drain::within`](crate::Drain::within) falls back to a timer thread.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
+/// use shardpool::executors::Tokio;
+///
+/// # struct Add(u32);
+/// # impl Command for Add { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let handler = handler_fn(|n: &mut u32, add: Add, _: &Context| {
+///         *n += add.0;
+///         Ok::<_, Failure<std::io::Error>>(*n)
+///     });
+///     let pool = ShardPool::builder(handler).start(Tokio::current()?)?;
+///     assert_eq!(pool.send(Add(3)).await?.output, 3);
+///     pool.drain().await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Tokio {
+    handle: Handle,
+}
+
+impl Tokio {
+    /// On the runtime of this handle.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// On the runtime that this code runs in.
+    ///
+    /// # Errors
+    ///
+    /// This code does not run in one.
+    pub fn current() -> Result<Self, NoRuntime> {
+        Handle::try_current().map(Self::new).map_err(|_| NoRuntime(()))
+    }
+}
+
+impl Executor for Tokio {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        // Dropping the handle detaches the task. A runtime that is shut down drops the task here;
+        // the pool finds that out by itself.
+        drop(self.handle.spawn(task));
+        Ok(())
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        let _entered = self.handle.enter();
+        // There is no way to ask whether the timer is enabled, but by this panic.
+        match crate::contain::contain(|| ::tokio::time::sleep(time)) {
+            Ok(sleep) => Box::pin(sleep),
+            Err(_) => super::Threads::new().sleep(time),
+        }
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(TokioClock)
+    }
+
+    fn threads(&self) -> usize {
+        match self.handle.runtime_flavor() {
+            RuntimeFlavor::CurrentThread => 1,
+            _ => self.handle.metrics().num_workers(),
+        }
+    }
+}
+
+/// Tokio's clock, which a test can pause.
+struct TokioClock;
+
+impl Clock for TokioClock {
+    fn now(&self) -> Instant {
+        ::tokio::time::Instant::now().into_std()
+    }
+}
+
+/// [`Tokio::current`] was called outside a tokio runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRuntime(());
+
+impl fmt::Display for NoRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not inside a tokio runtime; pass a handle to `Tokio::new`, or enter one")
+    }
+}
+
+impl Error for NoRuntime {}

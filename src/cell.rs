@@ -1,0 +1,729 @@
+//! The cell that a submitter and a shard share for one command: first it carries the command,
+//! then the outcome.
+//!
+//! # Who may touch what, and when
+//!
+//! Two parties hold a cell: the **queue side** (an [`Envelope`], later a [`Claimed`]; there is one
+//! at a time) and the **caller side** (a `Ticket`, or a submission that waits for room).
+//!
+//! | field | who | when |
+//! | --- | --- | --- |
+//! | `state` | both | always; it decides the rest |
+//! | `slot` | queue side | until it stores `DONE`, or `REFUSED_*` |
+//! | `slot` | caller side | after it has seen `DONE` or `REFUSED_*` |
+//! | `slot` | the last holder | when it drops or recycles the cell |
+//! | `next` | queue side | always: it links the envelopes of a chain |
+//! | `waker` | caller registers, queue side wakes | always |
+//! | `hash`, `deadline`, `front` | everybody reads | never written while shared |
+//!
+//! # The states
+//!
+//! ```text
+//!            waiting submission                       accepted command
+//!  WAITING ──▶ GRANTING ──▶ QUEUED  ◀── (room at once)
+//!     │            │           │
+//!     │            │           ├──▶ CLAIMED ──▶ CLAIMED_ASKED ──▶ DONE ──▶ TAKEN
+//!     │            │           │        └───────────────────────────▲
+//!     │            ▼           └──▶ WITHDRAWING ──▶ WITHDRAWN | HELD
+//!     │     REFUSED_*                    └────────▶ DISCARDED
+//!     └──▶ ABANDONED
+//! ```
+//!
+//! **Exactly one outcome** (G5): the only ways out of `QUEUED` are two compare-and-exchanges from
+//! `QUEUED`, the queue side's to `CLAIMED` and the caller's to `WITHDRAWING`; one of them wins.
+//! A claimed command has one `Claimed`, which completes it when consumed or when dropped.
+
+use crate::command::Receipt;
+use crate::contain::{contain, drop_contained};
+use crate::error::CommandError;
+use crate::shard::front::Front;
+use crate::stats::Kind;
+use crate::sync::{Arc, AtomicU8, AtomicU64, AtomicWaker, Ordering, UnsafeCell};
+use crate::types::Types;
+use std::any::{Any, TypeId};
+use std::cell::RefCell;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+mod state {
+    /// A submission waits for room. Set before the cell is shared.
+    pub(super) const WAITING: u8 = 0;
+    /// The dispatcher is deciding whether the waiting submission is accepted. The caller can no
+    /// longer abandon it, and does not have long to wait.
+    pub(super) const GRANTING: u8 = 1;
+    /// The waiting submission was dropped. The queue side drops the command.
+    pub(super) const ABANDONED: u8 = 2;
+    /// Not accepted: intake is closed. The command is the caller's.
+    pub(super) const REFUSED_CLOSED: u8 = 3;
+    /// Not accepted: the deadline passed while it waited. The command is the caller's.
+    pub(super) const REFUSED_EXPIRED: u8 = 4;
+    /// Accepted, not started.
+    pub(super) const QUEUED: u8 = 5;
+    /// The queue side has taken the command, and owes an outcome.
+    pub(super) const CLAIMED: u8 = 6;
+    /// As `CLAIMED`; in addition somebody would like the handler to stop.
+    pub(super) const CLAIMED_ASKED: u8 = 7;
+    /// The caller has withdrawn the command and is giving its room back.
+    pub(super) const WITHDRAWING: u8 = 8;
+    /// Withdrawn, room given back. The envelope is a tombstone, counted as such.
+    pub(super) const WITHDRAWN: u8 = 9;
+    /// Withdrawn, but too many tombstones: the room goes with the envelope.
+    pub(super) const HELD: u8 = 10;
+    /// The envelope went while the caller was `WITHDRAWING`: nothing is left to count.
+    pub(super) const DISCARDED: u8 = 11;
+    /// The outcome is in the slot, and the caller's.
+    pub(super) const DONE: u8 = 12;
+    /// The caller has taken the outcome.
+    pub(super) const TAKEN: u8 = 13;
+}
+
+/// What a command's caller gets.
+pub(crate) type Outcome<O, E> = Result<Receipt<O>, CommandError<E>>;
+
+enum Slot<T: Types> {
+    Empty,
+    Command(T::Command),
+    Outcome(Outcome<T::Output, T::Error>),
+    /// Keeps the front of the shard alive for a caller that is giving room back to it.
+    Front(#[expect(dead_code, reason = "held, not read")] Arc<Front>),
+}
+
+pub(crate) struct Cell<T: Types> {
+    state: AtomicU8,
+    waker: AtomicWaker,
+    slot: UnsafeCell<Slot<T>>,
+    next: UnsafeCell<Option<Envelope<T>>>,
+    hash: u64,
+    deadline: Option<Instant>,
+    /// The number of the aggregate's lane, once the dispatcher knows it; 0 before.
+    lane: AtomicU64,
+    /// The shard's front, not counted: see `Cell::front`.
+    front: *const Front,
+}
+
+// SAFETY: the table above gives `slot` and `next` one owner at a time, and the handovers are
+// release/acquire pairs on `state` or on the queue that carries the envelope. `front` is only
+// read, and points to a `Front`, which is `Sync`. Commands, outputs and errors move between
+// threads, so they must be `Send`; they are never shared, so they need not be `Sync`.
+unsafe impl<T: Types> Send for Cell<T> {}
+// SAFETY: as above.
+unsafe impl<T: Types> Sync for Cell<T> {}
+
+/// What a handler's context and the detection of deadlocks may ask of a cell of any type.
+pub(crate) trait Probe: Send + Sync {
+    /// Whether the handler was asked to stop.
+    fn is_cancel_asked(&self) -> bool;
+    /// Where the command is.
+    fn stage(&self) -> Stage;
+    /// The number of the lane that the command waits in or runs in, 0 if not known yet.
+    fn lane(&self) -> u64;
+}
+
+/// How far a command has come, as far as a wait for it is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A submission that waits for room.
+    Waiting,
+    /// Accepted, not started.
+    Queued,
+    /// Its handler runs.
+    Started,
+    /// There is nothing left to wait for.
+    Over,
+}
+
+impl<T: Types> Probe for Cell<T> {
+    fn is_cancel_asked(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == state::CLAIMED_ASKED
+    }
+
+    fn stage(&self) -> Stage {
+        match self.state.load(Ordering::Acquire) {
+            state::WAITING | state::GRANTING => Stage::Waiting,
+            state::QUEUED => Stage::Queued,
+            state::CLAIMED | state::CLAIMED_ASKED => Stage::Started,
+            _ => Stage::Over,
+        }
+    }
+
+    fn lane(&self) -> u64 {
+        self.lane.load(Ordering::Acquire)
+    }
+}
+
+impl<T: Types> Cell<T> {
+    /// A cell for a command that the shard has room for, and its envelope.
+    pub(crate) fn accepted(
+        command: T::Command,
+        hash: u64,
+        deadline: Option<Instant>,
+        front: &Arc<Front>,
+    ) -> (Arc<Self>, Envelope<T>) {
+        Self::new(state::QUEUED, command, hash, deadline, front)
+    }
+
+    /// A cell for a command that waits for room, and its envelope.
+    pub(crate) fn waiting(
+        command: T::Command,
+        hash: u64,
+        deadline: Option<Instant>,
+        front: &Arc<Front>,
+    ) -> (Arc<Self>, Envelope<T>) {
+        Self::new(state::WAITING, command, hash, deadline, front)
+    }
+
+    fn new(
+        state: u8,
+        command: T::Command,
+        hash: u64,
+        deadline: Option<Instant>,
+        front: &Arc<Front>,
+    ) -> (Arc<Self>, Envelope<T>) {
+        let front = Arc::as_ptr(front);
+        let cell = match cache::take::<T>() {
+            Some(mut arc) => {
+                let cell = Arc::get_mut(&mut arc).expect("a cached cell has one holder");
+                cell.state = AtomicU8::new(state);
+                *cell.slot.get_mut() = Slot::Command(command);
+                cell.hash = hash;
+                cell.deadline = deadline;
+                cell.lane = AtomicU64::new(0);
+                cell.front = front;
+                arc
+            }
+            None => Arc::new(Self {
+                state: AtomicU8::new(state),
+                waker: AtomicWaker::new(),
+                slot: UnsafeCell::new(Slot::Command(command)),
+                next: UnsafeCell::new(None),
+                hash,
+                deadline,
+                lane: AtomicU64::new(0),
+                front,
+            }),
+        };
+        let envelope = Envelope(Some(Arc::clone(&cell)));
+        (cell, envelope)
+    }
+
+    /// The shard's front.
+    ///
+    /// # Safety
+    ///
+    /// Either the caller owns the envelope of this cell: then it belongs to the shard's channel,
+    /// dispatcher or worker, each of which owns an `Arc<Front>`. Or the caller has moved the
+    /// state from `QUEUED` to `WITHDRAWING` and holds the cell: then the envelope still exists,
+    /// or its owner has left an `Arc<Front>` in the slot, which goes with the cell.
+    unsafe fn front(&self) -> &Front {
+        // SAFETY: the pointer came from an `Arc<Front>` that still has an owner, as above.
+        unsafe { &*self.front }
+    }
+
+    pub(crate) fn front_ptr(&self) -> *const Front {
+        self.front
+    }
+
+    // ---- the caller side ----
+
+    /// Polls for the outcome, and takes it.
+    ///
+    /// # Panics
+    ///
+    /// If the outcome was taken before.
+    pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
+        if let Some(outcome) = self.try_take() {
+            return Poll::Ready(outcome);
+        }
+        self.waker.register(cx.waker());
+        // Register, then look again: a completion before the registration is seen here, one after
+        // it finds the waker. Both are read-modify-writes on the waker's own state, so one comes
+        // first, and hands over what was written before it.
+        match self.try_take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => Poll::Pending,
+        }
+    }
+
+    fn try_take(&self) -> Option<Outcome<T::Output, T::Error>> {
+        // Acquire: the slot was written before `DONE` was released.
+        match self.state.load(Ordering::Acquire) {
+            state::DONE => {
+                self.state.store(state::TAKEN, Ordering::Relaxed);
+                let slot = self.slot.with_mut(|slot| {
+                    // SAFETY: after `DONE` the slot is the caller's, and there is one caller:
+                    // the ticket, which polls through `&mut`.
+                    unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
+                });
+                match slot {
+                    Slot::Outcome(outcome) => Some(outcome),
+                    _ => unreachable!("a done cell holds an outcome"),
+                }
+            }
+            state::WITHDRAWING | state::WITHDRAWN | state::HELD | state::DISCARDED => {
+                Some(Err(CommandError::Cancelled))
+            }
+            state::TAKEN => panic!("ticket polled after it had given its outcome"),
+            _ => None,
+        }
+    }
+
+    /// Whether the outcome is there.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.stage(), Stage::Over)
+    }
+
+    /// Takes an accepted command back before it starts. True if this call did it.
+    pub(crate) fn withdraw(&self) -> bool {
+        if let Err(now) = self.state.compare_exchange(
+            state::QUEUED,
+            state::WITHDRAWING,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            if now == state::CLAIMED {
+                self.ask_to_cancel();
+            }
+            return false;
+        }
+        // SAFETY: this call has moved the state to `WITHDRAWING`, and `&self` holds the cell.
+        let front = unsafe { self.front() };
+        front.withdrawn(
+            // AcqRel: the release orders what the front counted before the discarding side's
+            // view of it; the acquire pairs with a discarding side that came first.
+            |tombstone| {
+                let to = if tombstone { state::WITHDRAWN } else { state::HELD };
+                self.state
+                    .compare_exchange(state::WITHDRAWING, to, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok()
+            },
+        );
+        // Somebody else than the withdrawing task may be waiting on the ticket.
+        let _ = contain(|| self.waker.wake());
+        true
+    }
+
+    fn ask_to_cancel(&self) {
+        // Relaxed: a hint that carries nothing else.
+        let _ = self.state.compare_exchange(
+            state::CLAIMED,
+            state::CLAIMED_ASKED,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Polls a waiting submission: `Ok` when accepted, or why not, with the command.
+    pub(crate) fn poll_granted(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Refused<T::Command>>> {
+        if let Some(result) = self.try_granted() {
+            return Poll::Ready(result);
+        }
+        self.waker.register(cx.waker());
+        match self.try_granted() {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
+    }
+
+    fn try_granted(&self) -> Option<Result<(), Refused<T::Command>>> {
+        match self.state.load(Ordering::Acquire) {
+            state::WAITING | state::GRANTING => None,
+            state::REFUSED_CLOSED => Some(Err(Refused::Closed(self.take_back()))),
+            state::REFUSED_EXPIRED => Some(Err(Refused::Expired(self.take_back()))),
+            _ => Some(Ok(())),
+        }
+    }
+
+    fn take_back(&self) -> T::Command {
+        self.state.store(state::TAKEN, Ordering::Relaxed);
+        let slot = self.slot.with_mut(|slot| {
+            // SAFETY: after `REFUSED_*` the slot is the caller's, and there is one caller: the
+            // submission, which polls through `&mut`.
+            unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
+        });
+        match slot {
+            Slot::Command(command) => command,
+            _ => unreachable!("a refused cell holds its command"),
+        }
+    }
+
+    /// Gives up a waiting submission. True if it was still waiting, and now is not accepted.
+    pub(crate) fn abandon(&self) -> bool {
+        // Release is not needed for the command, which stays the queue side's; AcqRel keeps the
+        // caller's later count of waiting submissions behind this.
+        self.state
+            .compare_exchange(state::WAITING, state::ABANDONED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// Why a waiting submission was not accepted.
+pub(crate) enum Refused<C> {
+    Closed(C),
+    Expired(C),
+}
+
+/// The queue side of a cell that is waiting or accepted. Dropped, it ends its command as aborted
+/// (or refuses it, when it was still waiting for room), so that no caller waits for an envelope that
+/// is gone.
+pub(crate) struct Envelope<T: Types>(
+    /// `None` only when moved out by a method that consumes the envelope.
+    Option<Arc<Cell<T>>>,
+);
+
+impl<T: Types> Envelope<T> {
+    fn cell(&self) -> &Arc<Cell<T>> {
+        self.0.as_ref().expect("an envelope holds its cell until it is consumed")
+    }
+
+    pub(crate) fn command(&self) -> &T::Command {
+        self.cell().slot.with(|slot| {
+            // SAFETY: the slot is the queue side's, and this is the queue side; nothing writes
+            // it while this borrow lives, since writing takes the envelope by value.
+            match unsafe { &*slot } {
+                Slot::Command(command) => command,
+                _ => unreachable!("an envelope holds its command"),
+            }
+        })
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.cell().hash
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.cell().deadline
+    }
+
+    /// The dispatcher tells which lane the command is in.
+    pub(crate) fn set_lane(&self, number: u64) {
+        // Release: a handler that reads the number acts on a wait published before it.
+        self.cell().lane.store(number, Ordering::Release);
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        matches!(
+            self.cell().state.load(Ordering::Acquire),
+            state::WITHDRAWING | state::WITHDRAWN | state::HELD
+        )
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.cell().state.load(Ordering::Acquire) == state::ABANDONED
+    }
+
+    /// The dispatcher begins to decide on a waiting submission; `false` if it was abandoned.
+    pub(crate) fn begin_grant(&self) -> bool {
+        self.cell()
+            .state
+            .compare_exchange(state::WAITING, state::GRANTING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The waiting submission is accepted. Only between `begin_grant` and nothing else.
+    pub(crate) fn grant(&self) {
+        let cell = self.cell();
+        cell.state.store(state::QUEUED, Ordering::Release);
+        let _ = contain(|| cell.waker.wake());
+    }
+
+    /// The waiting submission is not accepted; its command is the caller's.
+    pub(crate) fn refuse(mut self, expired: bool) {
+        let cell = self.0.take().expect("an envelope holds its cell until it is consumed");
+        let to = if expired { state::REFUSED_EXPIRED } else { state::REFUSED_CLOSED };
+        // Release: hands the slot to the caller.
+        cell.state.store(to, Ordering::Release);
+        let _ = contain(|| cell.waker.wake());
+        release(cell);
+    }
+
+    /// Takes an accepted command out of the queue: it gives its room back, and its outcome is
+    /// owed. `None` for a withdrawn one, whose tombstone is gone with this.
+    pub(crate) fn claim(mut self) -> Option<Claimed<T>> {
+        let cell = self.0.take().expect("an envelope holds its cell until it is consumed");
+        claim(cell)
+    }
+
+    /// Ends a command that has not started.
+    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) {
+        if let Some(claimed) = self.claim() {
+            claimed.end_unstarted(error, kind);
+        }
+    }
+}
+
+fn claim<T: Types>(cell: Arc<Cell<T>>) -> Option<Claimed<T>> {
+    // Acquire on success: nothing of the caller's is read but what came with the envelope; it
+    // is there for the failure, which reads what the withdrawing caller has counted.
+    match cell.state.compare_exchange(
+        state::QUEUED,
+        state::CLAIMED,
+        Ordering::Acquire,
+        Ordering::Acquire,
+    ) {
+        Ok(_) => {
+            // SAFETY: this is the queue side; it had the envelope a moment ago and its owner is
+            // still on the stack below.
+            unsafe { cell.front() }.give_room_back();
+            Some(Claimed { cell: Some(cell), started: false })
+        }
+        Err(_) => {
+            bury(cell);
+            None
+        }
+    }
+}
+
+/// Discards the envelope of a withdrawn or abandoned command.
+fn bury<T: Types>(cell: Arc<Cell<T>>) {
+    let mut now = cell.state.load(Ordering::Acquire);
+    if now == state::ABANDONED {
+        // Never accepted: it has no room and no tombstone. The command goes with the cell.
+        release(cell);
+        return;
+    }
+    // SAFETY: this is the queue side, whose owner holds an `Arc<Front>`, so the count is at
+    // least one, and the pointer came from `Arc::as_ptr`.
+    let front = unsafe {
+        Arc::increment_strong_count(cell.front);
+        Arc::from_raw(cell.front)
+    };
+    let command = cell.slot.with_mut(|slot| {
+        // SAFETY: the slot is the queue side's: a withdrawing caller never touches it.
+        unsafe { std::mem::replace(&mut *slot, Slot::Front(Arc::clone(&front))) }
+    });
+    if now == state::WITHDRAWING {
+        // The caller is between taking the command back and giving back its room. It has not
+        // counted a tombstone for good, and must not. Release: leaves the front in the slot.
+        match cell.state.compare_exchange(
+            state::WITHDRAWING,
+            state::DISCARDED,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => {}
+            Err(then) => now = then,
+        }
+    }
+    match now {
+        state::WITHDRAWN => front.tombstone_gone(),
+        state::HELD => front.give_room_back(),
+        state::WITHDRAWING => {}
+        other => unreachable!("an envelope in state {other} can't be discarded"),
+    }
+    drop_contained(command);
+    release(cell);
+}
+
+impl<T: Types> Drop for Envelope<T> {
+    fn drop(&mut self) {
+        let Some(cell) = self.0.take() else { return };
+        match cell.state.load(Ordering::Acquire) {
+            now @ (state::WAITING | state::GRANTING) => {
+                let envelope = Envelope(Some(cell));
+                if now == state::GRANTING || envelope.begin_grant() {
+                    // SAFETY: this is the queue side, whose owner is on the stack below.
+                    unsafe { envelope.cell().front() }.refuse_waiting();
+                    envelope.refuse(false);
+                } else {
+                    // Abandoned in this very moment.
+                    bury(envelope.into_cell());
+                }
+            }
+            _ => {
+                if let Some(claimed) = claim(cell) {
+                    claimed.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Types> Envelope<T> {
+    fn into_cell(mut self) -> Arc<Cell<T>> {
+        self.0.take().expect("an envelope holds its cell until it is consumed")
+    }
+
+    /// The link to the next envelope of a chain; it is the owner's.
+    pub(crate) fn with_next<R>(&self, f: impl FnOnce(&mut Option<Self>) -> R) -> R {
+        Self::with_next_of(self.as_link(), f)
+    }
+
+    /// This envelope's cell, as a place to link to.
+    pub(crate) fn as_link(&self) -> Link<T> {
+        Link(Arc::as_ptr(self.cell()))
+    }
+
+    /// As `with_next`, for an envelope that was moved into a chain by whoever holds the link.
+    pub(crate) fn with_next_of<R>(link: Link<T>, f: impl FnOnce(&mut Option<Self>) -> R) -> R {
+        // SAFETY: a link is only followed by the owner of the chain that its envelope is in
+        // (`chain.rs` drops the link when the envelope leaves): the cell is alive, and `next` is
+        // the queue side's.
+        let cell = unsafe { &*link.0 };
+        cell.next.with_mut(|next| {
+            // SAFETY: as above; the closure gets the only reference.
+            f(unsafe { &mut *next })
+        })
+    }
+}
+
+/// The place of an envelope in a chain. Only `chain.rs` makes use of it.
+pub(crate) struct Link<T: Types>(*const Cell<T>);
+
+impl<T: Types> Clone for Link<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Types> Copy for Link<T> {}
+
+// SAFETY: a link is followed only by the owner of its chain; see `with_next_of`.
+unsafe impl<T: Types> Send for Link<T> {}
+
+/// The queue side of a command that has left the queue: it owes the outcome. Dropped, it gives
+/// `Aborted`.
+pub(crate) struct Claimed<T: Types> {
+    cell: Option<Arc<Cell<T>>>,
+    started: bool,
+}
+
+impl<T: Types> Claimed<T> {
+    fn cell(&self) -> &Arc<Cell<T>> {
+        self.cell.as_ref().expect("a claimed command holds its cell until it ends")
+    }
+
+    /// Takes the command out, for the handler. From here on it counts as started.
+    pub(crate) fn start(&mut self) -> T::Command {
+        self.started = true;
+        let slot = self.cell().slot.with_mut(|slot| {
+            // SAFETY: the slot is the queue side's until `DONE`.
+            unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
+        });
+        match slot {
+            Slot::Command(command) => command,
+            _ => unreachable!("a claimed command starts once"),
+        }
+    }
+
+    pub(crate) fn probe(&self) -> Arc<dyn Probe> {
+        Arc::clone(self.cell()) as Arc<dyn Probe>
+    }
+
+    /// Sets the flag that the handler's context shows.
+    pub(crate) fn ask_to_cancel(&self) {
+        self.cell().ask_to_cancel();
+    }
+
+    /// Publishes the outcome and wakes the caller. The outcome has been counted before.
+    pub(crate) fn complete(mut self, outcome: Outcome<T::Output, T::Error>) {
+        let cell = self.cell.take().expect("a claimed command ends once");
+        publish(cell, outcome);
+    }
+
+    /// Ends a command that never started, and counts it.
+    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) {
+        // SAFETY: this is the queue side, whose owner is on the stack below.
+        unsafe { self.cell().front() }.tally().add_shared(kind);
+        self.complete(Err(error));
+    }
+}
+
+fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) {
+    let command = cell.slot.with_mut(|slot| {
+        // SAFETY: the slot is the queue side's until `DONE`.
+        unsafe { std::mem::replace(&mut *slot, Slot::Outcome(outcome)) }
+    });
+    // Release: hands the slot to the caller. A plain store is enough, as nothing but the hint
+    // to cancel can have changed the state since `CLAIMED`, and that is over.
+    cell.state.store(state::DONE, Ordering::Release);
+    // A waker is user code too.
+    let _ = contain(|| cell.waker.wake());
+    drop_contained(command);
+    release(cell);
+}
+
+impl<T: Types> Drop for Claimed<T> {
+    fn drop(&mut self) {
+        let Some(cell) = self.cell.take() else { return };
+        if !self.started {
+            // SAFETY: this is the queue side, whose owner is on the stack below.
+            unsafe { cell.front() }.tally().add_shared(Kind::Aborted);
+        }
+        publish(cell, Err(CommandError::Aborted { started: self.started }));
+    }
+}
+
+/// Lets go of one side's hold on a cell; the last side recycles it.
+pub(crate) fn release<T: Types>(mut cell: Arc<Cell<T>>) {
+    // With two holders letting go at the same time both may see the other, and the cell is
+    // freed by the second instead of recycled: correct, and rare.
+    if let Some(unique) = Arc::get_mut(&mut cell) {
+        let slot = std::mem::replace(unique.slot.get_mut(), Slot::Empty);
+        drop_contained(slot);
+        drop(unique.waker.take());
+        cache::put(cell);
+    }
+}
+
+/// Cells that a thread keeps for its next commands, so that none is allocated once warm.
+mod cache {
+    use super::{Any, Arc, Cell, RefCell, TypeId, Types};
+
+    /// How many cells of one type a thread keeps, and how many bytes of them.
+    const MAX_CELLS: usize = 1024;
+    const MAX_BYTES: usize = 256 * 1024;
+
+    thread_local! {
+        /// One list per type of cell; a program has few.
+        static CACHE: RefCell<Vec<(TypeId, Box<dyn Any>)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    type List<T> = Vec<Arc<Cell<T>>>;
+
+    fn with_list<T: Types, R>(f: impl FnOnce(&mut List<T>) -> R) -> Option<R> {
+        // A thread that ends has no cache any more. Nothing below runs user code, so the borrow
+        // is never taken twice.
+        CACHE
+            .try_with(|cache| {
+                let mut cache = cache.borrow_mut();
+                let key = TypeId::of::<Cell<T>>();
+                let at = match cache.iter().position(|(id, _)| *id == key) {
+                    Some(at) => at,
+                    None => {
+                        cache.push((key, Box::new(List::<T>::new())));
+                        cache.len() - 1
+                    }
+                };
+                let list = cache[at].1.downcast_mut().expect("the list has the type of its key");
+                f(list)
+            })
+            .ok()
+    }
+
+    pub(super) fn take<T: Types>() -> Option<Arc<Cell<T>>> {
+        if cfg!(shardpool_loom) {
+            return None;
+        }
+        with_list(|list: &mut List<T>| list.pop()).flatten()
+    }
+
+    /// The cell is empty and has one holder.
+    pub(super) fn put<T: Types>(cell: Arc<Cell<T>>) {
+        if cfg!(shardpool_loom) {
+            return;
+        }
+        let most = (MAX_BYTES / size_of::<Cell<T>>()).clamp(1, MAX_CELLS);
+        // A cell that is not kept is freed after the borrow has ended.
+        let _rest = with_list(|list: &mut List<T>| {
+            if list.len() < most {
+                list.push(cell);
+                None
+            } else {
+                Some(cell)
+            }
+        });
+    }
+}

@@ -1,0 +1,315 @@
+//! What a user writes: a command, the handler that carries it out, and where state comes from.
+
+use crate::cell::Probe;
+use std::fmt;
+use std::future::{Future, ready};
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// One request to change one aggregate.
+///
+/// ```
+/// use shardpool::Command;
+///
+/// struct Deposit {
+///     account: String,
+///     cents: u64,
+/// }
+///
+/// impl Command for Deposit {
+///     type AggregateId = String;
+///     fn aggregate_id(&self) -> &String {
+///         &self.account
+///     }
+/// }
+/// # let d = Deposit { account: "a".into(), cents: 1 };
+/// # assert_eq!((d.aggregate_id().as_str(), d.cents), ("a", 1));
+/// ```
+pub trait Command: Send + 'static {
+    /// Names the aggregate that the command changes.
+    ///
+    /// The id is hashed once per command and cloned once per aggregate, when the aggregate is
+    /// first met (and once per wait inside a handler, for the detection of deadlocks).
+    type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
+
+    /// The aggregate of this command. It must be the same at each call.
+    fn aggregate_id(&self) -> &Self::AggregateId;
+}
+
+/// Carries commands out, one at a time per aggregate.
+///
+/// ```
+/// use shardpool::{Command, CommandHandler, Context, Failure, ShardPool, executors::Threads};
+///
+/// struct Withdraw { account: &'static str, cents: u64 }
+///
+/// impl Command for Withdraw {
+///     type AggregateId = &'static str;
+///     fn aggregate_id(&self) -> &&'static str { &self.account }
+/// }
+///
+/// struct Bank;
+///
+/// impl CommandHandler for Bank {
+///     type Command = Withdraw;
+///     type State = u64; // cents taken so far
+///     type Output = u64;
+///     type Error = &'static str;
+///
+///     async fn handle(&self, taken: &mut u64, command: Withdraw, _cx: &Context) -> Result<u64, Failure<&'static str>> {
+///         if *taken + command.cents > 100 {
+///             return Err(Failure::Rejected("over the limit"));
+///         }
+///         *taken += command.cents;
+///         Ok(*taken)
+///     }
+/// }
+///
+/// let pool = ShardPool::builder(Bank).shards(2).start(Threads::new())?;
+/// let receipt = pool.blocking_send(Withdraw { account: "a", cents: 60 })?;
+/// assert_eq!((receipt.version, receipt.output), (1, 60));
+/// assert!(pool.blocking_send(Withdraw { account: "a", cents: 60 }).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait CommandHandler: Send + Sync + 'static {
+    /// The commands that this handler carries out.
+    type Command: Command;
+    /// What the pool keeps in memory for one aggregate between its commands.
+    type State: Send + 'static;
+    /// What a committed command gives back to its caller.
+    type Output: Send + 'static;
+    /// What a rejected or failed command gives back to its caller.
+    type Error: Send + 'static;
+
+    /// Carries out one command. Usually written as
+    /// `async fn handle(&self, state: &mut S, command: C, cx: &Context) -> Result<O, Failure<E>>`.
+    ///
+    /// While it runs, no other command of the same aggregate does (G1), and the state is its
+    /// own. Once started it runs to its end, whatever its caller does (G8); it is dropped at an
+    /// await only when the executor drops the worker.
+    ///
+    /// # Panics
+    ///
+    /// A panic ends the command as [`CommandError::Panicked`](crate::CommandError::Panicked);
+    /// the aggregate's state is dropped and loaded again before its next command (G7).
+    fn handle(
+        &self,
+        state: &mut Self::State,
+        command: Self::Command,
+        cx: &Context,
+    ) -> impl Future<Output = Result<Self::Output, Failure<Self::Error>>> + Send;
+}
+
+impl<H: CommandHandler> CommandHandler for Arc<H> {
+    type Command = H::Command;
+    type State = H::State;
+    type Output = H::Output;
+    type Error = H::Error;
+
+    fn handle(
+        &self,
+        state: &mut Self::State,
+        command: Self::Command,
+        cx: &Context,
+    ) -> impl Future<Output = Result<Self::Output, Failure<Self::Error>>> + Send {
+        (**self).handle(state, command, cx)
+    }
+}
+
+/// Why a handler did not commit. The difference is what the pool may assume of the state.
+///
+/// `?` on an error gives `Failed`, the safe choice; a rejection is said in so many words:
+/// `.map_err(Failure::Rejected)?`.
+///
+/// ```
+/// use shardpool::Failure;
+///
+/// fn parse(s: &str) -> Result<u32, Failure<std::num::ParseIntError>> {
+///     Ok(s.parse::<u32>()?)
+/// }
+/// assert!(matches!(parse("x"), Err(Failure::Failed(_))));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure<E> {
+    /// Nothing was written and the state is as it was. Any error of the domain is one. The
+    /// version stays, and so does the resident state (G10).
+    Rejected(E),
+    /// Something may have been written: the state is dropped and loaded again before the next
+    /// command (G11).
+    Failed(E),
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+/// Tells what an aggregate's state and version are in the user's store.
+///
+/// Asked before the first command of an aggregate, and again after a failure, a panic or an
+/// eviction (G11, G12). A load occupies one worker and holds up its own aggregate only.
+///
+/// ```
+/// use shardpool::{Loaded, Loader};
+///
+/// struct Store;
+///
+/// impl Loader for Store {
+///     type AggregateId = String;
+///     type State = u64;
+///     type Error = std::io::Error;
+///
+///     async fn load(&self, id: &String) -> Result<Loaded<u64>, std::io::Error> {
+///         Ok(Loaded::new(id.len() as u64, 7))
+///     }
+/// }
+/// ```
+pub trait Loader: Send + Sync + 'static {
+    /// As in [`Command::AggregateId`].
+    type AggregateId;
+    /// As in [`CommandHandler::State`].
+    type State;
+    /// As in [`CommandHandler::Error`].
+    type Error;
+
+    /// Reads the state and the version of one aggregate; for one that the store does not know,
+    /// usually the empty state and version 0.
+    ///
+    /// An error ends the command that asked for the load as
+    /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`; the next
+    /// command asks again. The load is dropped at an await when the pool aborts.
+    fn load(
+        &self,
+        id: &Self::AggregateId,
+    ) -> impl Future<Output = Result<Loaded<Self::State>, Self::Error>> + Send;
+}
+
+impl<L: Loader> Loader for Arc<L> {
+    type AggregateId = L::AggregateId;
+    type State = L::State;
+    type Error = L::Error;
+
+    fn load(
+        &self,
+        id: &Self::AggregateId,
+    ) -> impl Future<Output = Result<Loaded<Self::State>, Self::Error>> + Send {
+        (**self).load(id)
+    }
+}
+
+/// An aggregate as the store has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded<S> {
+    /// The state after `version` commits.
+    pub state: S,
+    /// How many commands the aggregate has committed. The next one commits `version + 1`.
+    pub version: u64,
+}
+
+impl<S> Loaded<S> {
+    /// The state and the version that belong together.
+    pub fn new(state: S, version: u64) -> Self {
+        Self { state, version }
+    }
+}
+
+/// Where resident state comes from: a [`Loader`], or [`NoLoader`].
+///
+/// Sealed; the two implementations are all there are.
+pub trait Source<K, S, E>: Send + Sync + 'static + sealed::Sealed {
+    #[doc(hidden)]
+    const LOADS: bool;
+
+    #[doc(hidden)]
+    fn restore(&self, id: &K) -> impl Future<Output = Result<(S, Option<u64>), E>> + Send;
+}
+
+/// No store: state starts from its `Default` and the version from 0; after a failure or a panic
+/// the state is reset and the version stays where it was (G11).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLoader;
+
+/// A [`Loader`] that the builder was given.
+pub struct Loading<L>(pub(crate) L);
+
+impl<L> fmt::Debug for Loading<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Loading")
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::NoLoader {}
+    impl<L> Sealed for super::Loading<L> {}
+}
+
+impl<K, S: Default + Send, E: Send> Source<K, S, E> for NoLoader {
+    const LOADS: bool = false;
+
+    fn restore(&self, _: &K) -> impl Future<Output = Result<(S, Option<u64>), E>> + Send {
+        ready(Ok((S::default(), None)))
+    }
+}
+
+impl<L, K, S, E> Source<K, S, E> for Loading<L>
+where
+    L: Loader<AggregateId = K, State = S, Error = E>,
+    K: Sync,
+{
+    const LOADS: bool = true;
+
+    async fn restore(&self, id: &K) -> Result<(S, Option<u64>), E> {
+        self.0.load(id).await.map(|loaded| (loaded.state, Some(loaded.version)))
+    }
+}
+
+/// What a committed command gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt<O> {
+    /// The version that the command committed: the aggregate's number of commits so far.
+    pub version: u64,
+    /// What the handler returned.
+    pub output: O,
+}
+
+/// What a handler may know of the command that it carries out.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) command: Arc<dyn Probe>,
+    pub(crate) version: u64,
+    pub(crate) shard: usize,
+}
+
+impl Context {
+    /// The version that this command will have if it commits: the resident version + 1.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The index of the shard that the command runs on.
+    pub fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Whether somebody wants this command to stop: its caller asked for
+    /// [`withdraw`](crate::Ticket::withdraw) after it had started, or the pool aborts.
+    ///
+    /// The pool never stops a started command; a handler that runs long may look at this and
+    /// return early (G8).
+    pub fn is_cancelled(&self) -> bool {
+        self.command.is_cancel_asked()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("version", &self.version)
+            .field("shard", &self.shard)
+            .field("is_cancelled", &self.is_cancelled())
+            .finish()
+    }
+}

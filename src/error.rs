@@ -1,0 +1,414 @@
+//! One error type per operation. A command that was not accepted comes back in the error.
+
+use crate::executors::SpawnError;
+use std::error::Error;
+use std::fmt;
+
+/// Why an accepted command did not commit.
+///
+/// `E` is the handler's error. Every variant but [`Deadlock`](Self::Deadlock) is an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommandError<E> {
+    /// The handler refused: nothing was written, the version did not move.
+    Rejected(E),
+    /// The handler failed (`started: true`): something may have been written. Or the loader did
+    /// (`started: false`): the handler never saw the command.
+    Failed {
+        /// What the handler or the loader returned.
+        error: E,
+        /// Whether the handler had started, and so may have written.
+        started: bool,
+    },
+    /// User code panicked.
+    Panicked {
+        /// The message of the panic.
+        message: String,
+        /// Whether the handler had started, and so may have written.
+        started: bool,
+    },
+    /// The command was withdrawn before it started; it never runs.
+    Cancelled,
+    /// The deadline had passed when the command's turn came; it never runs.
+    Expired,
+    /// The pool was aborted, or its executor dropped the future that held the command.
+    Aborted {
+        /// Whether the handler had started, and so may have written.
+        started: bool,
+    },
+    /// Not an outcome: this wait, made inside a handler, could never have ended, and was refused
+    /// (G9). The command is still accepted and will have its outcome; nobody is told.
+    Deadlock,
+}
+
+impl<E> CommandError<E> {
+    /// Whether the handler had started, that is, whether it may have written something. A
+    /// rejection counts as started, though by its own word nothing was written.
+    pub fn started(&self) -> bool {
+        match self {
+            Self::Rejected(_) => true,
+            Self::Failed { started, .. }
+            | Self::Panicked { started, .. }
+            | Self::Aborted { started } => *started,
+            Self::Cancelled | Self::Expired | Self::Deadlock => false,
+        }
+    }
+
+    /// The handler's own error, of a rejected or failed command.
+    pub fn into_error(self) -> Option<E> {
+        match self {
+            Self::Rejected(error) | Self::Failed { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+fn started_suffix(started: bool) -> &'static str {
+    if started { "after the handler had started" } else { "before the handler started" }
+}
+
+impl<E: fmt::Display> fmt::Display for CommandError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(error) => write!(f, "command rejected: {error}"),
+            Self::Failed { error, started } => {
+                write!(f, "command failed {}: {error}", started_suffix(*started))
+            }
+            Self::Panicked { message, started } => {
+                write!(f, "command panicked {}: {message}", started_suffix(*started))
+            }
+            Self::Cancelled => f.write_str("command withdrawn before it started"),
+            Self::Expired => f.write_str("deadline passed before the command started"),
+            Self::Aborted { started } => {
+                write!(f, "command aborted {}", started_suffix(*started))
+            }
+            Self::Deadlock => f.write_str(
+                "wait refused: this handler's aggregate or its shard's workers would wait for \
+                 themselves; the command stays accepted",
+            ),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for CommandError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Rejected(error) | Self::Failed { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why [`submit`](crate::ShardPool::submit) did not accept a command, which comes back.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitError<C> {
+    /// The pool drains, was aborted or dropped, or the shard lost one of its futures.
+    Closed(C),
+    /// The deadline had passed when room was granted.
+    Expired(C),
+    /// A submitter of one shard was given a command of another.
+    WrongShard {
+        /// The command.
+        command: C,
+        /// The shard that was asked.
+        shard: usize,
+        /// The shard that serves the command's aggregate.
+        owner: usize,
+    },
+    /// This wait, made inside a handler, could never have ended (G9).
+    Deadlock(C),
+    /// `aggregate_id` or the id's `Hash` panicked.
+    Panicked {
+        /// The command.
+        command: C,
+        /// The message of the panic.
+        message: String,
+    },
+}
+
+/// Why [`try_submit`](crate::ShardPool::try_submit) did not accept a command, which comes back.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrySubmitError<C> {
+    /// The shard has no room, or others wait for it.
+    Full(C),
+    /// As in [`SubmitError::Closed`].
+    Closed(C),
+    /// As in [`SubmitError::Expired`].
+    Expired(C),
+    /// As in [`SubmitError::WrongShard`].
+    WrongShard {
+        /// The command.
+        command: C,
+        /// The shard that was asked.
+        shard: usize,
+        /// The shard that serves the command's aggregate.
+        owner: usize,
+    },
+    /// As in [`SubmitError::Panicked`].
+    Panicked {
+        /// The command.
+        command: C,
+        /// The message of the panic.
+        message: String,
+    },
+}
+
+/// Why [`send`](crate::ShardPool::send) has no receipt: the command was not accepted, or it was
+/// and did not commit.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError<C, E> {
+    /// The command was not accepted, and comes back.
+    NotAccepted(SubmitError<C>),
+    /// The command was accepted and did not commit.
+    Command(CommandError<E>),
+}
+
+impl<C> SubmitError<C> {
+    /// The command that was not accepted.
+    pub fn into_command(self) -> C {
+        match self {
+            Self::Closed(command)
+            | Self::Expired(command)
+            | Self::Deadlock(command)
+            | Self::WrongShard { command, .. }
+            | Self::Panicked { command, .. } => command,
+        }
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(_) => f.write_str("pool is closed: it drains, was aborted or dropped"),
+            Self::Expired(_) => f.write_str("deadline passed before there was room"),
+            Self::WrongShard { shard, owner, .. } => write!(
+                f,
+                "shard {shard} does not serve this aggregate: send it to shard {owner}, or to the pool"
+            ),
+            Self::Deadlock(_) => f.write_str(
+                "wait refused: this handler's aggregate or its shard's workers would wait for themselves",
+            ),
+            Self::Panicked { message, .. } => write!(f, "the command's id panicked: {message}"),
+        }
+    }
+}
+
+impl<C> TrySubmitError<C> {
+    /// The command that was not accepted.
+    pub fn into_command(self) -> C {
+        match self {
+            Self::Full(command)
+            | Self::Closed(command)
+            | Self::Expired(command)
+            | Self::WrongShard { command, .. }
+            | Self::Panicked { command, .. } => command,
+        }
+    }
+
+    /// Whether it is worth trying again later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+}
+
+impl<C, E> SendError<C, E> {
+    /// The command, if it was not accepted.
+    pub fn into_command(self) -> Option<C> {
+        match self {
+            Self::NotAccepted(error) => Some(error.into_command()),
+            Self::Command(_) => None,
+        }
+    }
+
+    /// Whether the handler had started, that is, whether it may have written something.
+    pub fn started(&self) -> bool {
+        matches!(self, Self::Command(error) if error.started())
+    }
+}
+
+/// The names of the variants, without asking `Debug` of the command.
+macro_rules! debug_by_name {
+    ($name:ident: $($variant:ident),+) => {
+        impl<C> fmt::Debug for $name<C> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$variant(_) => f.write_str(concat!(stringify!($variant), "(..)")),)+
+                    Self::WrongShard { shard, owner, .. } => f
+                        .debug_struct("WrongShard")
+                        .field("shard", shard)
+                        .field("owner", owner)
+                        .finish_non_exhaustive(),
+                    Self::Panicked { message, .. } => f
+                        .debug_struct("Panicked")
+                        .field("message", message)
+                        .finish_non_exhaustive(),
+                }
+            }
+        }
+    };
+}
+
+debug_by_name!(SubmitError: Closed, Expired, Deadlock);
+debug_by_name!(TrySubmitError: Full, Closed, Expired);
+
+impl<C, E: fmt::Debug> fmt::Debug for SendError<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAccepted(error) => f.debug_tuple("NotAccepted").field(error).finish(),
+            Self::Command(error) => f.debug_tuple("Command").field(error).finish(),
+        }
+    }
+}
+
+impl<C> fmt::Display for SubmitError<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("command not accepted: ")?;
+        self.describe(f)
+    }
+}
+
+impl<C> fmt::Display for TrySubmitError<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("command not accepted: ")?;
+        match self {
+            Self::Full(_) => f.write_str("shard is full; wait with `submit`, or try again later"),
+            Self::Closed(_) => f.write_str("pool is closed: it drains, was aborted or dropped"),
+            Self::Expired(_) => f.write_str("deadline passed before there was room"),
+            Self::WrongShard { shard, owner, .. } => write!(
+                f,
+                "shard {shard} does not serve this aggregate: send it to shard {owner}, or to the pool"
+            ),
+            Self::Panicked { message, .. } => write!(f, "the command's id panicked: {message}"),
+        }
+    }
+}
+
+impl<C, E: fmt::Display> fmt::Display for SendError<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAccepted(error) => error.fmt(f),
+            Self::Command(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<C> Error for SubmitError<C> {}
+impl<C> Error for TrySubmitError<C> {}
+impl<C, E: Error + 'static> Error for SendError<C, E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::NotAccepted(_) => None,
+            Self::Command(error) => error.source(),
+        }
+    }
+}
+
+impl<C> From<SubmitError<C>> for TrySubmitError<C> {
+    /// A wait that was refused reads as `Full`: without the wait there was no room.
+    fn from(error: SubmitError<C>) -> Self {
+        match error {
+            SubmitError::Closed(command) => Self::Closed(command),
+            SubmitError::Expired(command) => Self::Expired(command),
+            SubmitError::Deadlock(command) => Self::Full(command),
+            SubmitError::WrongShard { command, shard, owner } => {
+                Self::WrongShard { command, shard, owner }
+            }
+            SubmitError::Panicked { command, message } => Self::Panicked { command, message },
+        }
+    }
+}
+
+/// Why a [`Drain`](crate::Drain) ended without the pool having ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// The time given to [`within`](crate::Drain::within) is over. Intake stays closed, what was
+    /// accepted goes on, and `drain` or `abort` can be called again.
+    Timeout {
+        /// Accepted commands that have not started.
+        queued: u64,
+        /// Commands that have started and not ended.
+        running: u64,
+    },
+    /// The drain was awaited inside a handler that it would have to wait for (G9). Intake is
+    /// closed all the same.
+    Deadlock,
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout { queued, running } => write!(
+                f,
+                "drain ran out of time with {queued} commands queued and {running} running; \
+                 drain again to go on waiting, or abort"
+            ),
+            Self::Deadlock => f.write_str(
+                "drain awaited inside a handler that it waits for; intake is closed, await it elsewhere",
+            ),
+        }
+    }
+}
+
+impl Error for DrainError {}
+
+/// A setting of the builder that can't be (G14).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettingError {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// The value that it was given.
+    pub value: usize,
+    /// What is wrong with it, and what would be right.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({}): {}", self.setting, self.value, self.reason)
+    }
+}
+
+impl Error for SettingError {}
+
+/// Why a pool could not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting was refused; nothing was started.
+    Setting(SettingError),
+    /// The executor did not take one of the pool's futures; those that it had taken end.
+    Spawn(SpawnError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting(error) => write!(f, "bad setting: {error}"),
+            Self::Spawn(error) => write!(f, "could not spawn the pool's futures: {error}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Setting(error) => Some(error),
+            Self::Spawn(error) => Some(error),
+        }
+    }
+}
+
+impl From<SettingError> for StartError {
+    fn from(error: SettingError) -> Self {
+        Self::Setting(error)
+    }
+}
+
+impl From<SpawnError> for StartError {
+    fn from(error: SpawnError) -> Self {
+        Self::Spawn(error)
+    }
+}

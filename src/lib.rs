@@ -1,0 +1,132 @@
+//! Commands that run one at a time per key, and in parallel across keys.
+//!
+//! A [`ShardPool`] carries out commands. Each command changes one *aggregate*, named by its id;
+//! commands of one aggregate run serially, in the order in which they were accepted, and those of
+//! different aggregates in parallel. The pool counts the commits of each aggregate as its *version*,
+//! keeps its state resident, and answers every accepted command with exactly one outcome.
+//!
+//! ```
+//! use shardpool::{Command, CommandHandler, Context, Failure, ShardPool, executors::Threads};
+//!
+//! struct Deposit {
+//!     account: String,
+//!     cents: u64,
+//! }
+//!
+//! impl Command for Deposit {
+//!     type AggregateId = String;
+//!     fn aggregate_id(&self) -> &String {
+//!         &self.account
+//!     }
+//! }
+//!
+//! struct Ledger;
+//!
+//! impl CommandHandler for Ledger {
+//!     type Command = Deposit;
+//!     type State = u64;
+//!     type Output = u64;
+//!     type Error = std::io::Error;
+//!
+//!     async fn handle(&self, balance: &mut u64, deposit: Deposit, _cx: &Context) -> Result<u64, Failure<std::io::Error>> {
+//!         *balance += deposit.cents;
+//!         Ok(*balance)
+//!     }
+//! }
+//!
+//! # futures::executor::block_on(async {
+//! let pool = ShardPool::builder(Ledger).shards(4).start(Threads::new())?;
+//! let receipt = pool.send(Deposit { account: "alice".into(), cents: 10 }).await?;
+//! assert_eq!((receipt.version, receipt.output), (1, 10));
+//!
+//! let ticket = pool.submit(Deposit { account: "alice".into(), cents: 5 }).await?;
+//! assert_eq!(ticket.await?.output, 15);
+//!
+//! let outcomes = pool.drain().await?;
+//! assert_eq!(outcomes.committed, 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # What is promised
+//!
+//! | | |
+//! | --- | --- |
+//! | G1 | Commands of one aggregate never overlap, and start in the order of acceptance. |
+//! | G2 | An aggregate waits for another only while every worker of its shard is busy. |
+//! | G3 | An id always goes to the same shard; the hash is seeded per pool unless you pass one. |
+//! | G4 | A hot aggregate runs at most [`max_turn`](Builder::max_turn) commands before others get their turn. |
+//! | G5 | Every accepted command ends in exactly one outcome, and no ticket waits for ever. |
+//! | G6 | Results never block a worker. |
+//! | G7 | A panic in your code ends at most the command at hand. |
+//! | G8 | A withdrawn or expired command never runs; a started one runs to its end. |
+//! | G9 | A wait inside a handler that could never end is refused. |
+//! | G10 | Between two loads, versions have no gap and no duplicate. |
+//! | G11 | The handler is lent the resident state; it is loaded first, and again after a failure. |
+//! | G12 | With a cap, idle aggregates are evicted, least recently used first. |
+//! | G13 | A shard holds at most [`queue_depth`](Builder::queue_depth) commands that have not started. |
+//! | G14 | Settings that can't be are errors. |
+//! | G15, G16 | Shutdown is in two phases, bounded and repeatable. |
+//! | G17 | Dropping the last handle finishes what was accepted, then ends every task. |
+//! | G18, G19, G20 | No runtime in the core, additive features, callers from anywhere. |
+//! | G21 | Counters for everybody, a hook for tests. |
+//!
+//! Calls from tasks that a handler spawns are not seen by G9. Panics are contained with
+//! `panic = "unwind"` only.
+//!
+//! # Features
+//!
+//! None is on by default. `tokio`, `smol` and `async-std` each add an adapter in [`executors`], in
+//! any combination; `test-util` adds a hook for tests. [`executors::Threads`] is always there. Any
+//! other runtime needs one small trait, [`executors::Executor`]; its futures must be `Send`.
+//!
+//! # Lock-free?
+//!
+//! The crate's own code has no lock and no spin loop: it shares state through atomics, and parks on
+//! `AtomicWaker`. Commands travel through a flume channel, which has a short mutex inside; only its
+//! non-blocking calls are used. The [`executors::Threads`] adapter parks its own threads.
+
+mod builder;
+mod cell;
+mod chain;
+mod command;
+mod contain;
+mod drain;
+mod error;
+#[path = "../executors/mod.rs"]
+pub mod executors;
+mod handler_fn;
+mod lifecycle;
+mod park;
+mod pool;
+mod reentry;
+mod router;
+mod shard;
+mod stats;
+mod submit;
+mod sync;
+mod ticket;
+mod types;
+
+pub use builder::Builder;
+pub use command::{
+    Command, CommandHandler, Context, Failure, Loaded, Loader, Loading, NoLoader, Receipt, Source,
+};
+pub use drain::Drain;
+pub use error::{
+    CommandError, DrainError, SendError, SettingError, StartError, SubmitError, TrySubmitError,
+};
+pub use handler_fn::{
+    AsyncHandlerFn, HandlerFn, LoaderFn, async_handler_fn, handler_fn, loader_fn,
+};
+pub use pool::{ShardPool, WeakPool};
+pub use stats::{Outcomes, ShardStats};
+pub use submit::{Sending, Submission, Submitter};
+pub use ticket::Ticket;
+
+/// The pool of a handler, by its name.
+pub type PoolOf<H> = ShardPool<
+    <H as CommandHandler>::Command,
+    <H as CommandHandler>::Output,
+    <H as CommandHandler>::Error,
+>;

@@ -1,0 +1,91 @@
+//! How many of a pool's futures are left, and who waits for the last.
+//!
+//! # Who may touch what, and when
+//!
+//! Each future owns an [`Alive`] and lowers `alive` once, when it is dropped. A drain that waits
+//! leaves a waker cell in `waiters` and then looks at `alive` again. Whoever lowers `alive` to zero
+//! empties `waiters` after that. Both take the lock of the same flume channel: if the emptying came
+//! first, the drain's later look sees zero; otherwise the emptying finds the cell.
+
+use crate::contain::contain;
+use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering};
+use std::task::Waker;
+
+pub(crate) struct Lifecycle {
+    alive: AtomicUsize,
+    waiters: (flume::Sender<Arc<AtomicWaker>>, flume::Receiver<Arc<AtomicWaker>>),
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { alive: AtomicUsize::new(0), waiters: flume::unbounded() })
+    }
+
+    /// For one more future.
+    pub(crate) fn alive(self: &Arc<Self>) -> Alive {
+        // Relaxed: raised only while the pool is being built, by one thread.
+        self.alive.fetch_add(1, Ordering::Relaxed);
+        Alive(Arc::clone(self))
+    }
+
+    /// Whether every future is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        // Acquire: pairs with each future's last release, so that all they did is seen.
+        self.alive.load(Ordering::Acquire) == 0
+    }
+
+    /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
+    /// call.
+    pub(crate) fn register(&self, cell: &mut Option<Arc<AtomicWaker>>, waker: &Waker) {
+        match cell {
+            Some(cell) => cell.register(waker),
+            None => {
+                let new = Arc::new(AtomicWaker::new());
+                new.register(waker);
+                *cell = Some(Arc::clone(&new));
+                self.forget_dropped();
+                self.add(new);
+            }
+        }
+    }
+
+    fn add(&self, cell: Arc<AtomicWaker>) {
+        // The receiver is in the same struct: it can't be gone.
+        if self.waiters.0.try_send(cell).is_err() {
+            debug_assert!(false, "flume refused a waiter");
+        }
+    }
+
+    /// Two cells of drains that were dropped go for each new one, so that draining again and again
+    /// with a deadline does not pile them up.
+    fn forget_dropped(&self) {
+        for _ in 0..2 {
+            match self.waiters.1.try_recv() {
+                Ok(cell) if Arc::strong_count(&cell) > 1 => self.add(cell),
+                _ => {}
+            }
+        }
+        // A live cell may have been on its way from one end to the other when the last future went.
+        if self.is_over() {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        while let Ok(cell) = self.waiters.1.try_recv() {
+            let _ = contain(|| cell.wake());
+        }
+    }
+}
+
+/// One of the pool's futures exists.
+pub(crate) struct Alive(Arc<Lifecycle>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // AcqRel: the last one, and who it wakes, sees what all others did.
+        if self.0.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.wake_all();
+        }
+    }
+}

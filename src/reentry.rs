@@ -1,0 +1,402 @@
+//! Waits inside handlers that could never end are refused (G9).
+//!
+//! While a worker polls a handler, a thread-local points to a [`Frame`]: which aggregate, shard and
+//! worker the code on this thread works for. A wait of the pool's that finds a frame publishes what
+//! it waits for on the [`Board`] of the handler's shard, and then looks whether the wait could end:
+//!
+//! * a handler can end if each of its published waits can;
+//! * a wait for a command can end if the command is over, or if the handler that its aggregate is
+//!   busy with can end and, unless it has started, some worker of its shard is free or can end;
+//! * a wait for room can end if some worker of the shard is free or can end;
+//! * a wait for a drain can end if every handler of the pool can.
+//!
+//! What is not published counts as able to end. The answer is the least fixed point of these rules:
+//! handlers that wait for each other in a circle are not in it.
+//!
+//! **No circle is missed.** Each party publishes first, then has a sequentially consistent fence,
+//! then reads the boards. Of the parties of a circle, the one whose fence comes last sees all.
+//! (Two that close it at the same moment may both be refused.)
+//!
+//! Only waits inside handlers come here: a command that waits for nothing pays for setting the
+//! thread-local. The boards are read without blocking through `arc_swap`.
+
+use crate::cell::{Probe, Stage};
+use crate::shard::front::Front;
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering, fence};
+use arc_swap::ArcSwapOption;
+use std::any::Any;
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+/// An aggregate id of any type.
+pub(crate) trait Key: Any + Send + Sync {
+    fn same(&self, other: &dyn Key) -> bool;
+    fn to_shared(&self) -> Arc<dyn Key>;
+}
+
+impl<K: Eq + Clone + Send + Sync + 'static> Key for K {
+    fn same(&self, other: &dyn Key) -> bool {
+        (other as &dyn Any).downcast_ref::<K>().is_some_and(|other| self == other)
+    }
+
+    fn to_shared(&self) -> Arc<dyn Key> {
+        Arc::new(self.clone())
+    }
+}
+
+/// What all shards of a pool share for this.
+pub(crate) struct Peers {
+    pub(crate) fronts: Box<[Arc<Front>]>,
+    /// How many handlers block their thread in a wait of the pool's.
+    blocked: AtomicUsize,
+    /// How many threads the executor has.
+    threads: usize,
+}
+
+impl Peers {
+    pub(crate) fn new(fronts: Box<[Arc<Front>]>, threads: usize) -> Self {
+        Self { fronts, blocked: AtomicUsize::new(0), threads }
+    }
+}
+
+/// Which handler the code on this thread works for.
+pub(crate) struct Frame<'a> {
+    pub(crate) peers: &'a Arc<Peers>,
+    pub(crate) shard: usize,
+    pub(crate) worker: usize,
+    pub(crate) id: &'a dyn Key,
+    pub(crate) lane: u64,
+    /// Counts the commands of this worker, so that a wait can tell one handler from the next.
+    pub(crate) run: u64,
+    /// Set when a wait was published, so that the worker cleans up after a handler that leaks one.
+    pub(crate) published: &'a Cell<bool>,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<NonNull<()>>> = const { Cell::new(None) };
+}
+
+impl Frame<'_> {
+    /// Runs `f` with this frame as the thread's current one.
+    pub(crate) fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<NonNull<()>>);
+
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+
+        let _restore = Restore(CURRENT.replace(Some(NonNull::from(self).cast())));
+        f()
+    }
+
+    fn front(&self) -> &Arc<Front> {
+        &self.peers.fronts[self.shard]
+    }
+
+    fn is_that_of(&self, guard: &Guard) -> bool {
+        Arc::ptr_eq(self.front(), &guard.front)
+            && (self.worker, self.run) == (guard.worker, guard.run)
+    }
+}
+
+/// Calls back with the current frame, if this is inside a handler.
+fn with_current<R>(f: impl FnOnce(&Frame<'_>) -> R) -> Option<R> {
+    let frame = CURRENT.try_with(Cell::get).ok().flatten()?;
+    // SAFETY: the pointer was made from a `&Frame` by `scope`, which is further up this thread's
+    // stack, and which restores the old one before that borrow ends.
+    Some(f(unsafe { frame.cast::<Frame<'_>>().as_ref() }))
+}
+
+/// Whether this is inside a handler of some pool.
+pub(crate) fn in_handler() -> bool {
+    CURRENT.try_with(Cell::get).ok().flatten().is_some()
+}
+
+/// What a handler waits for.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// The outcome of a command. `id` or, once it is dispatched, `cell` tells its aggregate.
+    Command { front: Arc<Front>, id: Option<Arc<dyn Key>>, cell: Option<Arc<dyn Probe>> },
+    /// Room in a shard's queue.
+    Room { front: Arc<Front>, cell: Option<Arc<dyn Probe>> },
+    /// The end of a pool.
+    Drain(Arc<Peers>),
+}
+
+impl Target {
+    /// The target for a ticket of the pool that the current handler belongs to, whose aggregate is
+    /// not known. `None` for one of another pool.
+    pub(crate) fn of_ticket(front: *const Front, cell: Arc<dyn Probe>) -> Option<Self> {
+        with_current(|frame| {
+            let front = frame.peers.fronts.iter().find(|f| Arc::as_ptr(f) == front)?;
+            Some(Target::Command { front: Arc::clone(front), id: None, cell: Some(cell) })
+        })
+        .flatten()
+    }
+}
+
+struct Wait {
+    token: u64,
+    from: Arc<dyn Key>,
+    lane: u64,
+    target: Target,
+}
+
+/// What the handlers of one shard wait for: a list for each worker.
+pub(crate) struct Board {
+    slots: Box<[ArcSwapOption<Vec<Arc<Wait>>>]>,
+}
+
+impl Board {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { slots: (0..workers).map(|_| ArcSwapOption::empty()).collect() }
+    }
+
+    fn edit(&self, worker: usize, edit: impl Fn(&mut Vec<Arc<Wait>>)) {
+        // A compare-and-exchange loop: the worker's thread adds, and a wait that was moved to
+        // another thread may be dropped there at the same time.
+        self.slots[worker].rcu(|old| {
+            let mut waits = old.as_deref().cloned().unwrap_or_default();
+            edit(&mut waits);
+            (!waits.is_empty()).then(|| Arc::new(waits))
+        });
+    }
+
+    /// The handler of this worker is over: it waits for nothing.
+    pub(crate) fn clear(&self, worker: usize) {
+        self.slots[worker].store(None);
+    }
+}
+
+/// A published wait. Dropped, it is taken off the board.
+pub(crate) struct Guard {
+    front: Arc<Front>,
+    worker: usize,
+    run: u64,
+    token: u64,
+    /// The wait was found able to end, so whoever makes it unable is refused instead.
+    settled: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.front.board.edit(self.worker, |waits| waits.retain(|w| w.token != self.token));
+    }
+}
+
+impl Guard {
+    /// Says more exactly what is waited for.
+    pub(crate) fn refine(&self, target: &Target) {
+        self.front.board.edit(self.worker, |waits| {
+            for wait in waits.iter_mut().filter(|w| w.token == self.token) {
+                *wait = Arc::new(Wait {
+                    token: wait.token,
+                    from: Arc::clone(&wait.from),
+                    lane: wait.lane,
+                    target: target.clone(),
+                });
+            }
+        });
+    }
+}
+
+/// Whether a wait may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It can end, or this is not inside a handler.
+    Fine,
+    /// It could never end.
+    Stuck,
+    /// The aggregate of the awaited command is not known yet: ask again soon.
+    Unknown,
+}
+
+/// Called at each poll of a wait: inside a handler it publishes the wait, once, and tells whether
+/// it can end. `target` may answer that there is nothing to publish.
+pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> Verdict {
+    if guard.is_none() && !in_handler() {
+        return Verdict::Fine;
+    }
+    let verdict = with_current(|frame| {
+        if let Some(published) = guard.as_ref()
+            && frame.is_that_of(published)
+            && published.settled
+        {
+            return Verdict::Fine;
+        }
+        // Polled by another handler than before, or not settled yet: publish anew.
+        *guard = None;
+        let Some(target) = target() else { return Verdict::Fine };
+        let mut published = publish(frame, target.clone());
+        fence(Ordering::SeqCst);
+        let verdict = judge(&target);
+        published.settled = verdict == Verdict::Fine;
+        if verdict != Verdict::Stuck {
+            *guard = Some(published);
+        }
+        verdict
+    });
+    verdict.unwrap_or_else(|| {
+        // Moved out of the handler that it was first polled in.
+        *guard = None;
+        Verdict::Fine
+    })
+}
+
+fn publish(frame: &Frame<'_>, target: Target) -> Guard {
+    static TOKENS: AtomicU64 = AtomicU64::new(0);
+    let token = TOKENS.fetch_add(1, Ordering::Relaxed);
+    let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
+    frame.published.set(true);
+    frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
+    Guard {
+        front: Arc::clone(frame.front()),
+        worker: frame.worker,
+        run: frame.run,
+        token,
+        settled: false,
+    }
+}
+
+/// A handler that waits.
+struct Node {
+    front: usize,
+    waits: Arc<Vec<Arc<Wait>>>,
+    can_end: bool,
+}
+
+/// What a judgement looks at: the boards that can be reached from the wait in question.
+#[derive(Default)]
+struct Graph {
+    fronts: Vec<Arc<Front>>,
+    nodes: Vec<Node>,
+}
+
+fn judge(target: &Target) -> Verdict {
+    let mut graph = Graph::default();
+    graph.reach(target);
+    let mut at = 0;
+    while at < graph.fronts.len() {
+        let front = Arc::clone(&graph.fronts[at]);
+        for slot in &front.board.slots {
+            let Some(waits) = slot.load_full() else { continue };
+            for wait in waits.iter() {
+                graph.reach(&wait.target);
+            }
+            graph.nodes.push(Node { front: at, waits, can_end: false });
+        }
+        at += 1;
+    }
+    loop {
+        let ends: Vec<usize> = (0..graph.nodes.len())
+            .filter(|&n| {
+                let node = &graph.nodes[n];
+                !node.can_end
+                    && node.waits.iter().all(|w| graph.can_end(&w.target) != Verdict::Stuck)
+            })
+            .collect();
+        if ends.is_empty() {
+            return graph.can_end(target);
+        }
+        for n in ends {
+            graph.nodes[n].can_end = true;
+        }
+    }
+}
+
+impl Graph {
+    fn reach(&mut self, target: &Target) {
+        let fronts = match target {
+            Target::Command { front, .. } | Target::Room { front, .. } => {
+                std::slice::from_ref(front)
+            }
+            Target::Drain(peers) => &peers.fronts,
+        };
+        for front in fronts {
+            if !self.fronts.iter().any(|f| Arc::ptr_eq(f, front)) {
+                self.fronts.push(Arc::clone(front));
+            }
+        }
+    }
+
+    fn nodes_of<'a>(&'a self, front: &'a Arc<Front>) -> impl Iterator<Item = &'a Node> {
+        self.nodes.iter().filter(|node| Arc::ptr_eq(&self.fronts[node.front], front))
+    }
+
+    /// Some worker of the shard is free, or busy with a handler that can end.
+    fn has_worker(&self, front: &Arc<Front>) -> bool {
+        let mut waiting = 0;
+        for node in self.nodes_of(front) {
+            if node.can_end {
+                return true;
+            }
+            waiting += 1;
+        }
+        waiting < front.workers()
+    }
+
+    /// By what is known so far: `can_end` of the nodes only ever turns from false to true.
+    fn can_end(&self, target: &Target) -> Verdict {
+        let fine = |yes: bool| if yes { Verdict::Fine } else { Verdict::Stuck };
+        match target {
+            Target::Room { front, cell } => {
+                let stage = cell.as_ref().map_or(Stage::Waiting, |cell| cell.stage());
+                fine(stage != Stage::Waiting || self.has_worker(front))
+            }
+            Target::Drain(peers) => {
+                fine(peers.fronts.iter().all(|front| self.nodes_of(front).all(|node| node.can_end)))
+            }
+            Target::Command { front, id, cell } => {
+                let stage = cell.as_ref().map_or(Stage::Waiting, |cell| cell.stage());
+                if stage == Stage::Over {
+                    return Verdict::Fine;
+                }
+                let lane = cell.as_ref().map_or(0, |cell| cell.lane());
+                if id.is_none() && lane == 0 {
+                    return fine_or_unknown(self.has_worker(front));
+                }
+                let busy = self.nodes_of(front).find(|node| {
+                    let wait = &node.waits[0];
+                    match id {
+                        Some(id) => id.same(&*wait.from),
+                        None => wait.lane == lane,
+                    }
+                });
+                fine(
+                    busy.is_none_or(|node| node.can_end)
+                        && (stage == Stage::Started || self.has_worker(front)),
+                )
+            }
+        }
+    }
+}
+
+fn fine_or_unknown(has_worker: bool) -> Verdict {
+    if has_worker { Verdict::Unknown } else { Verdict::Stuck }
+}
+
+/// A handler that blocks its thread in a wait of the pool's.
+pub(crate) struct Blocked(Option<Arc<Peers>>);
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        if let Some(peers) = &self.0 {
+            peers.blocked.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Asked before a blocking wait. Inside a handler the thread is the executor's; `None` if it is the
+/// last one: then nobody would be left to end the wait.
+pub(crate) fn may_block() -> Option<Blocked> {
+    with_current(|frame| {
+        let peers = frame.peers;
+        // Relaxed: a count, decided by the order of its own modifications.
+        let blocked = peers.blocked.fetch_add(1, Ordering::Relaxed) + 1;
+        let guard = Blocked(Some(Arc::clone(peers)));
+        (blocked < peers.threads).then_some(guard)
+    })
+    .unwrap_or(Some(Blocked(None)))
+}

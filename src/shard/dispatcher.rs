@@ -1,0 +1,363 @@
+//! The dispatcher: the one future that owns a shard's version map and decides what runs next. A
+//! thin shell around `schedule.rs`.
+//!
+//! # One poll
+//!
+//! 1. Obey: abort or sweep, if somebody asked for it.
+//! 2. Take the lanes that came back.
+//! 3. Move the lobby to the dispatcher's own queue, then take commands, up to a budget.
+//! 4. If the channel was found empty, grant room to those who wait. The lobby is read before the
+//!    channel is found empty, so whatever a waiting task submitted earlier is in its lane by now:
+//!    acceptance keeps the program order of a task (G1).
+//! 5. Hand ready lanes to the ring, and wake workers.
+//! 6. End, or go on, or sleep.
+//!
+//! # Waking: 'watch'
+//!
+//! A wake-up costs more than everything else here, and a worker that is awake needs none. So one
+//! worker is woken for what a poll hands out. If more lanes wait in the ring than workers were
+//! woken, and some worker sleeps, the dispatcher does not sleep but has itself polled again; what
+//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody,
+//! and a single command costs one wake.
+
+use crate::cell::Envelope;
+use crate::chain::Chain;
+use crate::command::{Command, CommandHandler};
+use crate::contain::{Panic, contain};
+use crate::error::CommandError;
+use crate::executors::Clock;
+use crate::lifecycle::Alive;
+use crate::shard::floor::Floor;
+use crate::shard::lane::Seat;
+use crate::shard::schedule::{Backlog, Place, Schedule};
+use crate::shard::{Plan, Shard};
+use crate::stats::Kind;
+use crate::sync::{Arc, Ordering, fence};
+use crate::types::{HandlerTypes, IdOf, Types};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// How many commands are taken in one poll before others have the thread.
+const BUDGET: usize = 256;
+
+/// Called with the shard's index for each command taken from its channel (G21).
+pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
+
+impl<T: Types, S: Send> Place for Seat<T, S> {
+    type Id = IdOf<T>;
+
+    fn id(&self) -> &IdOf<T> {
+        Seat::id(self)
+    }
+
+    fn recall(&mut self) -> bool {
+        Seat::recall(self)
+    }
+
+    fn is_asked(&self) -> bool {
+        Seat::is_asked(self)
+    }
+
+    fn is_back(&mut self) {
+        Seat::is_back(self);
+    }
+}
+
+impl<T: Types> Backlog for Chain<T> {
+    type Item = Envelope<T>;
+
+    fn push_back(&mut self, envelope: Envelope<T>) {
+        Chain::push_back(self, envelope);
+    }
+
+    fn take_front(&mut self, most: usize) -> Self {
+        Chain::take_front(self, most)
+    }
+
+    fn is_empty(&self) -> bool {
+        Chain::is_empty(self)
+    }
+}
+
+pub(crate) struct Dispatcher<T: Types, S: Send> {
+    shard: Arc<Shard<T>>,
+    floor: Arc<Floor<T, S>>,
+    schedule: Schedule<Seat<T, S>, Chain<T>>,
+    /// Submissions that wait for room, in the order in which they came.
+    lobby: VecDeque<Envelope<T>>,
+    /// How many lanes there have been.
+    lanes: u64,
+    /// What the ring had been offered when the last poll ended.
+    offered: usize,
+    /// The abort has been carried out; what comes later is aborted as it comes.
+    aborted: bool,
+    index: usize,
+    clock: Arc<dyn Clock>,
+    hook: Option<Hook>,
+    /// `None` once the dispatcher has come to its end.
+    // Last: the pool has ended only when all of the above is gone.
+    alive: Option<Alive>,
+}
+
+impl<T: Types, S: Send> Dispatcher<T, S> {
+    pub(crate) fn new<H, L>(
+        shard: Arc<Shard<T>>,
+        floor: Arc<Floor<T, S>>,
+        index: usize,
+        plan: &Plan<H, L>,
+    ) -> Self
+    where
+        H: CommandHandler<State = S>,
+        HandlerTypes<H>: Types<Command = T::Command>,
+    {
+        Self {
+            shard,
+            floor,
+            schedule: Schedule::new(plan.max_turn, plan.max_resident),
+            lobby: VecDeque::new(),
+            lanes: 0,
+            offered: 0,
+            aborted: false,
+            index,
+            clock: Arc::clone(&plan.clock),
+            hook: plan.hook.clone(),
+            alive: Some(plan.lifecycle.alive()),
+        }
+    }
+
+    /// Takes commands from the channel; true if it was found empty.
+    fn take_commands(&mut self) -> bool {
+        for _ in 0..BUDGET {
+            match self.shard.commands.pop() {
+                Some(envelope) => self.admit(envelope),
+                None => return true,
+            }
+        }
+        false
+    }
+
+    /// Puts an accepted command into the lane of its aggregate.
+    fn admit(&mut self, envelope: Envelope<T>) {
+        if let Some(hook) = &self.hook
+            && let Err(panic) = contain(|| hook(self.index))
+        {
+            return end_panicked(envelope, panic);
+        }
+        if envelope.is_withdrawn() {
+            // Buries the tombstone; no lane is made for it.
+            return drop(envelope);
+        }
+        match self.lane_of(&envelope) {
+            Ok(desk) => {
+                envelope.set_lane(self.schedule.place(desk).number());
+                self.schedule.push(desk, envelope);
+            }
+            Err(panic) => end_panicked(envelope, panic),
+        }
+    }
+
+    /// Finds the aggregate's lane, or makes one. The id's `Eq` and `Clone` may panic.
+    fn lane_of(&mut self, envelope: &Envelope<T>) -> Result<usize, Panic> {
+        let hash = envelope.hash();
+        let found = contain(|| self.schedule.find(hash, envelope.command().aggregate_id()))?;
+        if let Some(desk) = found {
+            return Ok(desk);
+        }
+        let id = contain(|| envelope.command().aggregate_id().clone())?;
+        self.lanes += 1;
+        let seat = Seat::new(id, self.lanes, self.schedule.next_desk());
+        Ok(self.schedule.insert(hash, seat))
+    }
+
+    /// Grants room to those who wait, first come, first served.
+    fn grant(&mut self) {
+        let front = Arc::clone(&self.shard.front);
+        while let Some(first) = self.lobby.front() {
+            if !first.is_abandoned() && !front.is_closed() && !front.has_room() {
+                break;
+            }
+            let Some(envelope) = self.lobby.pop_front() else { break };
+            if !envelope.begin_grant() {
+                // Abandoned: nobody waits for it, and nothing counts it.
+                continue;
+            }
+            let late = envelope.deadline().is_some_and(|deadline| self.clock.now() >= deadline);
+            if late || front.is_closed() {
+                front.refuse_waiting();
+                envelope.refuse(late);
+            } else if front.grant() {
+                envelope.grant();
+                self.admit(envelope);
+            } else {
+                // Closed in this very moment.
+                envelope.refuse(false);
+            }
+        }
+        if front.abandoned() > 64.max(self.lobby.len() as u64 / 2) {
+            front.reset_abandoned();
+            self.lobby.retain(|envelope| !envelope.is_abandoned());
+        }
+    }
+
+    /// Hands ready lanes to the ring and wakes workers. True if the rest must be watched.
+    fn hand_out(&mut self) -> bool {
+        let floor = &self.floor;
+        // What was offered before this poll and is still there.
+        let left = self.offered.wrapping_sub(floor.taken()) as isize > 0;
+        let mut new = false;
+        for _ in 0..floor.room() {
+            let Some(turn) = self.schedule.next_turn() else { break };
+            floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+            new = true;
+        }
+        floor.say_more(self.schedule.has_ready());
+        self.offered = floor.offered();
+        if !new && !left {
+            return false;
+        }
+        // Between the offers and the look at the idle set: see `floor.rs`.
+        fence(Ordering::SeqCst);
+        let mut woken = 0;
+        if left && floor.wake_one() {
+            woken += 1;
+        }
+        if new && woken == 0 && floor.unclaimed() > 0 && floor.wake_one() {
+            woken += 1;
+        }
+        floor.unclaimed() > woken && floor.has_idle()
+    }
+
+    /// Aborts everything that has not started (G16).
+    fn abort(&mut self) {
+        self.aborted = true;
+        self.shard.front.close();
+        self.shard.clear();
+        self.lobby.clear();
+        self.schedule.for_each_backlog(|backlog| drop(std::mem::take(backlog)));
+        self.revise_ring(|turn| drop(std::mem::take(turn)));
+        self.floor.order_abort();
+    }
+
+    /// Discards the envelopes of withdrawn commands, wherever they are.
+    fn sweep(&mut self) {
+        self.schedule.for_each_backlog(Chain::sweep);
+        self.revise_ring(Chain::sweep);
+        self.floor.order_sweep();
+    }
+
+    /// Takes the lanes in the ring out, one by one, and puts back those that keep commands.
+    fn revise_ring(&mut self, mut revise: impl FnMut(&mut Chain<T>)) {
+        for _ in 0..self.floor.unclaimed() {
+            let Some(mut hold) = self.floor.take_back() else { return };
+            let (_, body) = hold.parts();
+            revise(&mut body.turn);
+            if body.turn.is_empty() {
+                let desk = hold.desk();
+                // The lane is home: its hold ends here, by the hand of the seat's own owner.
+                let _ = hold.into_raw();
+                self.schedule.returned(desk);
+            } else {
+                self.floor.offer(hold);
+            }
+        }
+    }
+
+    /// Whether there is something to do that a wake-up may have come too early for.
+    fn has_work(&mut self) -> bool {
+        let front = &self.shard.front;
+        !self.shard.commands.is_empty()
+            || !self.shard.lobby.is_empty()
+            || self.floor.has_returned()
+            || front.has_orders()
+            || (self.must_abort() && !self.aborted)
+            || (!self.lobby.is_empty() && (front.has_room() || front.is_closed()))
+            || (self.schedule.has_ready() && self.floor.is_half_empty())
+            || (front.is_exhausted() && (!self.schedule.is_recalling() || self.schedule.is_quiet()))
+    }
+
+    /// Whether everything that has not started is to be aborted: somebody said so, or there is no
+    /// worker left to start it.
+    fn must_abort(&self) -> bool {
+        self.shard.front.is_aborting() || self.shard.front.workers_left() == 0
+    }
+
+    /// The end, in order or by a drop from outside: closes the shard, ends what is left, and lets
+    /// the workers go.
+    fn end(&mut self) {
+        let Some(alive) = self.alive.take() else { return };
+        // Before the last look at the channels: whoever pushes after it sees it.
+        self.shard.front.die();
+        self.shard.clear();
+        self.lobby.clear();
+        while let Some(mut hold) = self.floor.take_back() {
+            hold.spoil();
+            self.floor.release(hold);
+        }
+        // Aborts the backlogs, and leaves the lanes that are out to their workers.
+        self.schedule = Schedule::new(1, None);
+        self.shard.front.set_resident(0);
+        self.floor.end();
+        drop(alive);
+    }
+}
+
+fn end_panicked<T: Types>(envelope: Envelope<T>, Panic(message): Panic) {
+    let error = CommandError::Panicked { message, started: false };
+    envelope.end_unstarted(error, Kind::Panicked);
+}
+
+impl<T: Types, S: Send> Unpin for Dispatcher<T, S> {}
+
+impl<T: Types, S: Send> Future for Dispatcher<T, S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.alive.is_none() {
+            return Poll::Ready(());
+        }
+        let front = Arc::clone(&this.shard.front);
+        front.dispatcher.awake();
+        if this.must_abort() {
+            this.abort();
+        }
+        let (floor, schedule) = (&this.floor, &mut this.schedule);
+        floor.take_returned(|desk| schedule.returned(desk));
+        while let Some(envelope) = this.shard.lobby.pop() {
+            this.lobby.push_back(envelope);
+        }
+        let emptied = this.take_commands();
+        if front.take_sweep() {
+            this.sweep();
+        }
+        if emptied {
+            this.grant();
+        }
+        let watch = this.hand_out();
+        front.set_resident(this.schedule.resident());
+        if front.is_exhausted() {
+            this.schedule.recall_all();
+            if this.schedule.is_quiet() {
+                this.end();
+                return Poll::Ready(());
+            }
+        }
+        if watch || !emptied {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        front.dispatcher.prepare(cx.waker());
+        if this.has_work() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,373 @@
+//! A lane: what a shard keeps for one aggregate, owned by one party at a time.
+//!
+//! # Who may touch what, and when
+//!
+//! Two handles point to a lane: the dispatcher's [`Seat`], which lives as long as the aggregate is
+//! resident, and a [`Hold`], which exists while the lane is out: in the ring, or with a worker.
+//!
+//! | field | who | when |
+//! | --- | --- | --- |
+//! | `id`, `number`, `desk` | everybody reads | never written while shared |
+//! | `body` | the holder | while a `Hold` exists |
+//! | `body` | the dispatcher | while the lane is home |
+//! | `next` | the worker that pushes the lane on the stack of returned lanes, then the dispatcher | |
+//! | `status` | both, as follows | |
+//!
+//! ```text
+//!   HOME ──(dispatcher hands out)──▶ OUT ──(worker: swap)──▶ HOME
+//!                                    │
+//!                (dispatcher, when commands wait)
+//!                                    ▼
+//!                                  WANTED ──(worker: swap)──▶ HOME, and the worker pushes the
+//!                                    │                        lane on the stack and wakes
+//!          (dispatcher gone: swap)   ▼
+//!                                 ORPHAN ──(worker: swap)──▶ the worker frees the lane
+//! ```
+//!
+//! **Single owner.** The body changes hands at two places: into the ring (a release push, an
+//! acquire pop), and by the worker's one swap to `HOME` (release), which the dispatcher reads with
+//! acquire, or which the stack carries. After its swap to `HOME` a worker does not touch the lane,
+//! unless the swap told it that the lane was wanted: then the lane is still its own until the push,
+//! since a dispatcher that has asked for a lane waits for it to come by the stack, and frees no
+//! lane that it waits for.
+//!
+//! **Freed once.** A dispatcher that goes swaps the status of each lane that is out to `ORPHAN`. If
+//! the old value is `OUT` or `WANTED`, the worker's later swap reads `ORPHAN`, and the worker frees
+//! the lane. If it is `HOME`, the worker's swap came first: the dispatcher frees the lane, unless
+//! it had asked for it; then the lane is on the stack or about to be, and goes with the stack.
+
+use crate::chain::Chain;
+use crate::contain::drop_contained;
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, UnsafeCell};
+use crate::types::{IdOf, Types};
+use std::ptr::{NonNull, null_mut};
+
+mod status {
+    /// The body is the dispatcher's.
+    pub(super) const HOME: u8 = 0;
+    /// The body is the holder's; nobody waits for the lane.
+    pub(super) const OUT: u8 = 1;
+    /// The body is the holder's; the dispatcher waits for the lane.
+    pub(super) const WANTED: u8 = 2;
+    /// The body is the holder's, and the lane as well: the dispatcher is gone.
+    pub(super) const ORPHAN: u8 = 3;
+}
+
+pub(crate) struct Lane<T: Types, S> {
+    id: IdOf<T>,
+    /// Names the lane among all of the shard's, past and present.
+    number: u64,
+    /// Where the dispatcher's schedule keeps the lane.
+    desk: usize,
+    status: AtomicU8,
+    next: UnsafeCell<*mut Lane<T, S>>,
+    body: UnsafeCell<Body<T, S>>,
+}
+
+/// What the party that owns the lane works on.
+pub(crate) struct Body<T: Types, S> {
+    /// The commands of this turn, in order.
+    pub(crate) turn: Chain<T>,
+    /// How many commands the aggregate has committed.
+    pub(crate) version: u64,
+    /// The aggregate's state; `None` before the first load, and when it is not to be trusted.
+    pub(crate) state: Option<S>,
+}
+
+// SAFETY: the table above gives `body` and `next` one owner at a time, and the handovers are
+// release/acquire pairs. The id is read by both sides at once, and ids are `Sync`; state, commands,
+// outputs and errors only move, and are `Send`.
+unsafe impl<T: Types, S: Send> Send for Lane<T, S> {}
+// SAFETY: as above.
+unsafe impl<T: Types, S: Send> Sync for Lane<T, S> {}
+
+impl<T: Types, S> Drop for Lane<T, S> {
+    fn drop(&mut self) {
+        if let Some(state) = self.body.get_mut().state.take() {
+            drop_contained(state);
+        }
+    }
+}
+
+/// Frees a lane, whose id may have a destructor that panics.
+///
+/// # Safety
+///
+/// The caller owns the lane, which came from `Seat::new`, and nobody else points to it.
+unsafe fn free<T: Types, S>(lane: NonNull<Lane<T, S>>) {
+    // SAFETY: as promised by the caller; `Seat::new` made it from a box.
+    drop_contained(unsafe { Box::from_raw(lane.as_ptr()) });
+}
+
+/// The dispatcher's handle of a lane.
+pub(crate) struct Seat<T: Types, S> {
+    lane: NonNull<Lane<T, S>>,
+    /// A hold was given out and is not known to have ended.
+    out: bool,
+    /// The hold that is out will come back by the stack.
+    asked: bool,
+}
+
+// SAFETY: a pointer to a `Lane`, which is `Send` and `Sync`; what it owns moves with it.
+unsafe impl<T: Types, S: Send> Send for Seat<T, S> {}
+
+impl<T: Types, S> Seat<T, S> {
+    pub(crate) fn new(id: IdOf<T>, number: u64, desk: usize) -> Self {
+        let lane = Box::new(Lane {
+            id,
+            number,
+            desk,
+            status: AtomicU8::new(status::HOME),
+            next: UnsafeCell::new(null_mut()),
+            body: UnsafeCell::new(Body { turn: Chain::default(), version: 0, state: None }),
+        });
+        Self { lane: NonNull::from(Box::leak(lane)), out: false, asked: false }
+    }
+
+    fn lane(&self) -> &Lane<T, S> {
+        // SAFETY: a lane lives at least as long as its seat: only the seat's drop, or a holder
+        // that comes after it, frees it. No `&mut` to the whole lane is ever made.
+        unsafe { self.lane.as_ref() }
+    }
+
+    pub(crate) fn id(&self) -> &IdOf<T> {
+        &self.lane().id
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.lane().number
+    }
+
+    /// Whether the lane is home, also if its holder has just let it go without a word.
+    pub(crate) fn is_home(&mut self) -> bool {
+        // Acquire: pairs with the holder's swap; from here on the body is the dispatcher's.
+        if self.out && !self.asked && self.lane().status.load(Ordering::Acquire) == status::HOME {
+            self.out = false;
+        }
+        !self.out
+    }
+
+    /// As `is_home`; if it is not, it will come back by the stack.
+    pub(crate) fn recall(&mut self) -> bool {
+        if self.is_home() {
+            return true;
+        }
+        if !self.asked {
+            match self.lane().status.compare_exchange(
+                status::OUT,
+                status::WANTED,
+                // Relaxed: hands nothing over; it is the holder's swap that does.
+                Ordering::Relaxed,
+                // Acquire: the holder was faster, and the body is the dispatcher's.
+                Ordering::Acquire,
+            ) {
+                Ok(_) => self.asked = true,
+                Err(_) => self.out = false,
+            }
+        }
+        !self.out
+    }
+
+    /// Whether the lane will come back by the stack.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Gives the lane out, with the commands of one turn. It must be home.
+    pub(crate) fn hand_out(&mut self, turn: Chain<T>, wanted: bool) -> Hold<T, S> {
+        debug_assert!(!self.out, "a lane is handed out while it is out");
+        self.lane().body.with_mut(|body| {
+            // SAFETY: the lane is home, so the body is the dispatcher's, which this is.
+            unsafe { (*body).turn = turn }
+        });
+        let status = if wanted { status::WANTED } else { status::OUT };
+        // Relaxed: the hold travels through the ring, whose push is a release.
+        self.lane().status.store(status, Ordering::Relaxed);
+        self.out = true;
+        self.asked = wanted;
+        Hold { lane: self.lane }
+    }
+
+    /// The lane came back by the stack, or the dispatcher holds its hold.
+    pub(crate) fn is_back(&mut self) {
+        self.out = false;
+        self.asked = false;
+    }
+}
+
+impl<T: Types, S> Drop for Seat<T, S> {
+    fn drop(&mut self) {
+        if self.out {
+            // AcqRel: if the holder was faster, its body is ours to free; if not, it must see
+            // all that the dispatcher did before it frees the lane.
+            let old = self.lane().status.swap(status::ORPHAN, Ordering::AcqRel);
+            if old != status::HOME || self.asked {
+                return;
+            }
+        }
+        // SAFETY: the lane is home and not on its way through the stack: nobody else has it.
+        unsafe { free(self.lane) };
+    }
+}
+
+/// The right to work on a lane: with the ring, with a worker, or with a dispatcher that took it
+/// out of the ring again. It ends by [`Hold::release`] or [`Hold::into_raw`]; simply dropped, it
+/// would leave the lane out for ever.
+pub(crate) struct Hold<T: Types, S> {
+    lane: NonNull<Lane<T, S>>,
+}
+
+// SAFETY: as for `Seat`.
+unsafe impl<T: Types, S: Send> Send for Hold<T, S> {}
+
+impl<T: Types, S> Hold<T, S> {
+    pub(crate) fn into_raw(self) -> NonNull<Lane<T, S>> {
+        let lane = self.lane;
+        std::mem::forget(self);
+        lane
+    }
+
+    /// # Safety
+    ///
+    /// The pointer came from `into_raw`, and this is the only call for it.
+    pub(crate) unsafe fn from_raw(lane: NonNull<Lane<T, S>>) -> Self {
+        Self { lane }
+    }
+
+    fn lane(&self) -> &Lane<T, S> {
+        // SAFETY: the lane lives while it is out: the seat's drop leaves it to the holder.
+        unsafe { self.lane.as_ref() }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.lane().number
+    }
+
+    pub(crate) fn desk(&self) -> usize {
+        self.lane().desk
+    }
+
+    /// The id, and the body to work on.
+    pub(crate) fn parts(&mut self) -> (&IdOf<T>, &mut Body<T, S>) {
+        let lane = self.lane();
+        let body = lane.body.with_mut(|body| {
+            // SAFETY: the body is the holder's, and `&mut self` makes this the only borrow.
+            unsafe { &mut *body }
+        });
+        (&lane.id, body)
+    }
+
+    /// Lets the lane go. If the dispatcher waits for it, it is on `returned` after this, and the
+    /// caller must wake the dispatcher: then the answer is true.
+    #[must_use = "a dispatcher that waits for the lane must be woken"]
+    pub(crate) fn release(self, returned: &Returned<T, S>) -> bool {
+        let lane = self.into_raw();
+        // SAFETY: the hold was live, and `into_raw` has ended it without letting the lane go.
+        // AcqRel: the release hands the body over; the acquire matters for an orphan, which is
+        // freed with all that the dispatcher wrote.
+        let old = unsafe { lane.as_ref() }.status.swap(status::HOME, Ordering::AcqRel);
+        match old {
+            status::WANTED => {
+                // SAFETY: the lane is still this party's until it is pushed, see the top.
+                unsafe { returned.push(lane) };
+                true
+            }
+            status::ORPHAN => {
+                // SAFETY: the seat is gone and has left the lane to its holder.
+                unsafe { free(lane) };
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends what the lane can't go on with: aborts the turn and forgets the state.
+    pub(crate) fn spoil(&mut self) {
+        let (_, body) = self.parts();
+        drop(std::mem::take(&mut body.turn));
+        if let Some(state) = body.state.take() {
+            drop_contained(state);
+        }
+    }
+}
+
+/// The lanes that workers gave back because the dispatcher waits for them: a stack that workers
+/// push on one by one, and that the dispatcher takes whole, so no node is popped that could be
+/// pushed again in the meantime.
+pub(crate) struct Returned<T: Types, S> {
+    head: AtomicPtr<Lane<T, S>>,
+}
+
+impl<T: Types, S> Returned<T, S> {
+    pub(crate) fn new() -> Self {
+        Self { head: AtomicPtr::new(null_mut()) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.load(Ordering::Relaxed).is_null()
+    }
+
+    /// # Safety
+    ///
+    /// The caller owns the lane, and leaves it to the stack.
+    unsafe fn push(&self, lane: NonNull<Lane<T, S>>) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the lane is the caller's until the exchange succeeds.
+            unsafe { lane.as_ref() }.next.with_mut(|next| {
+                // SAFETY: as above.
+                unsafe { *next = head }
+            });
+            // Release: hands over the lane, and the link.
+            match self.head.compare_exchange_weak(
+                head,
+                lane.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes all, oldest first, and calls back with the place of each.
+    pub(crate) fn take_all(&self, mut each: impl FnMut(usize)) {
+        if self.is_empty() {
+            return;
+        }
+        // Acquire: pairs with the pushes; each push's release covers the ones before it, as the
+        // exchanges form a release sequence.
+        let mut lane = self.head.swap(null_mut(), Ordering::Acquire);
+        let mut oldest: *mut Lane<T, S> = null_mut();
+        while let Some(this) = NonNull::new(lane) {
+            // SAFETY: what is on the stack is the taker's.
+            lane = unsafe { this.as_ref() }.next.with_mut(|next| {
+                // SAFETY: as above.
+                unsafe { std::mem::replace(&mut *next, oldest) }
+            });
+            oldest = this.as_ptr();
+        }
+        while let Some(this) = NonNull::new(oldest) {
+            // SAFETY: as above; the link is read before the callback can hand the lane out again.
+            let (next, desk) =
+                unsafe { (this.as_ref().next.with_mut(|next| *next), this.as_ref().desk) };
+            oldest = next;
+            each(desk);
+        }
+    }
+}
+
+impl<T: Types, S> Drop for Returned<T, S> {
+    fn drop(&mut self) {
+        // The dispatcher is gone and its seats have left these lanes to the stack.
+        let mut lane = self.head.swap(null_mut(), Ordering::Acquire);
+        while let Some(this) = NonNull::new(lane) {
+            // SAFETY: the stack owns what is on it, and nobody else does any more.
+            unsafe {
+                lane = this.as_ref().next.with_mut(|next| *next);
+                free(this);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One shard: a command channel, one dispatcher, several workers.
+//!
+//! ```text
+//!  submitters ──▶ front (room, gate) ──▶ commands ─┐
+//!             └─▶ lobby (no room: wait) ───────────┤
+//!                                                  ▼
+//!                                   dispatcher: schedule (version map, lanes)
+//!                                                  │ ▲
+//!                                       ring       ▼ │  returned
+//!                                            workers: handler
+//! ```
+
+mod dispatcher;
+mod floor;
+pub(crate) mod front;
+mod idle;
+mod lane;
+mod ring;
+mod schedule;
+mod worker;
+
+use crate::cell::Envelope;
+use crate::command::{CommandHandler, Source};
+use crate::executors::{Clock, Task};
+use crate::lifecycle::Lifecycle;
+use crate::reentry::Peers;
+use crate::sync::Arc;
+use crate::types::{HandlerTypes, IdOf, Types};
+use front::Front;
+
+pub(crate) use dispatcher::Hook;
+
+/// What submitters and the dispatcher share.
+pub(crate) struct Shard<T: Types> {
+    commands: Channel<T>,
+    lobby: Channel<T>,
+    // Last: envelopes that are dropped with the channels still need it.
+    pub(crate) front: Arc<Front>,
+}
+
+/// A flume channel whose both ends live as long as the shard: it never disconnects, and whoever
+/// finds the dispatcher gone can empty it. Only non-blocking calls are made.
+struct Channel<T: Types> {
+    sender: flume::Sender<Envelope<T>>,
+    receiver: flume::Receiver<Envelope<T>>,
+}
+
+impl<T: Types> Channel<T> {
+    fn new() -> Self {
+        let (sender, receiver) = flume::unbounded();
+        Self { sender, receiver }
+    }
+
+    fn push(&self, envelope: Envelope<T>) {
+        if let Err(error) = self.sender.try_send(envelope) {
+            // An unbounded channel is never full, and this one holds its own receiver. Should it
+            // be otherwise, the dropped envelope ends its command.
+            debug_assert!(false, "flume refused an envelope");
+            drop(error);
+        }
+    }
+
+    fn pop(&self) -> Option<Envelope<T>> {
+        self.receiver.try_recv().ok()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+}
+
+impl<T: Types> Shard<T> {
+    pub(crate) fn new(front: Arc<Front>) -> Self {
+        Self { commands: Channel::new(), lobby: Channel::new(), front }
+    }
+
+    /// Hands an accepted command to the dispatcher.
+    pub(crate) fn push_accepted(&self, envelope: Envelope<T>) {
+        self.commands.push(envelope);
+        self.pushed();
+    }
+
+    /// Puts a submission that waits for room in the lobby.
+    pub(crate) fn push_waiting(&self, envelope: Envelope<T>) {
+        self.lobby.push(envelope);
+        self.pushed();
+    }
+
+    fn pushed(&self) {
+        // Look again after the push: the dispatcher may have gone before it, and then nobody
+        // else will take what was pushed.
+        if self.front.is_dead() {
+            self.clear();
+        } else {
+            self.front.dispatcher.wake_after_push();
+        }
+    }
+
+    /// Ends everything in the channels: accepted commands are aborted, waiting ones refused.
+    fn clear(&self) {
+        while let Some(envelope) = self.commands.pop() {
+            drop(envelope);
+        }
+        while let Some(envelope) = self.lobby.pop() {
+            drop(envelope);
+        }
+    }
+}
+
+/// How the futures of one shard are to work.
+pub(crate) struct Plan<H: CommandHandler, L> {
+    pub(crate) handler: Arc<(H, L)>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) max_turn: usize,
+    pub(crate) max_resident: Option<usize>,
+    pub(crate) hook: Option<Hook>,
+}
+
+/// The futures of one shard, to be spawned: the dispatcher and the workers.
+pub(crate) fn futures<H, L>(
+    shard: &Arc<Shard<HandlerTypes<H>>>,
+    index: usize,
+    plan: &Plan<H, L>,
+) -> Vec<Task>
+where
+    H: CommandHandler,
+    L: Source<IdOf<HandlerTypes<H>>, H::State, H::Error>,
+{
+    let floor = Arc::new(floor::Floor::<HandlerTypes<H>, H::State>::new(&shard.front));
+    let mut tasks: Vec<Task> = Vec::with_capacity(1 + shard.front.workers());
+    tasks.push(Box::pin(dispatcher::Dispatcher::new(
+        Arc::clone(shard),
+        Arc::clone(&floor),
+        index,
+        plan,
+    )));
+    for worker in 0..shard.front.workers() {
+        tasks.push(Box::pin(worker::work(worker::Post::new(
+            Arc::clone(&floor),
+            index,
+            worker,
+            plan,
+        ))));
+    }
+    tasks
+}

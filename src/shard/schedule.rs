@@ -1,0 +1,326 @@
+//! The version map and the lanes, as a plain data structure: which aggregates the shard knows,
+//! what each has in its backlog, and whose turn is next.
+//!
+//! Nothing here is async, reads a clock or touches an atomic. A [`Place`] stands for a lane, which
+//! may be out with a worker; a [`Backlog`] for a queue of commands. `dispatcher.rs` is the future
+//! around this; the tests below run it against a naive model.
+//!
+//! An aggregate is in one of these:
+//!
+//! ```text
+//!   idle   the lane is home (or let go without a word), nothing in the backlog
+//!   ready  the lane is home, something in the backlog, a place in the ready queue
+//!   out    the lane is out, with the commands of one turn; what comes meanwhile is in the
+//!          backlog, and then the lane was asked to come back
+//! ```
+//!
+//! **Fair** (G4): a lane that comes back with a backlog goes to the end of the ready queue, and a
+//! turn has at most `max_turn` commands.
+
+use hashbrown::HashTable;
+use slab::Slab;
+use std::collections::VecDeque;
+
+/// A lane, as the schedule sees it.
+pub(crate) trait Place {
+    type Id: Eq;
+    fn id(&self) -> &Self::Id;
+    /// Whether the lane is home; if not, it is asked to come back, and will be reported by
+    /// [`Schedule::returned`].
+    fn recall(&mut self) -> bool;
+    /// Whether the lane was asked to come back.
+    fn is_asked(&self) -> bool;
+    /// The lane came back.
+    fn is_back(&mut self);
+}
+
+/// A queue of commands.
+pub(crate) trait Backlog: Default {
+    type Item;
+    fn push_back(&mut self, item: Self::Item);
+    fn take_front(&mut self, most: usize) -> Self;
+    fn is_empty(&self) -> bool;
+}
+
+pub(crate) struct Schedule<P: Place, B: Backlog> {
+    /// Hash and key in `desks`. The hash is kept, so that no id is hashed again.
+    table: HashTable<(u64, usize)>,
+    desks: Slab<Desk<P, B>>,
+    /// Lanes that are home and have a backlog, in the order of their turns.
+    ready: VecDeque<usize>,
+    /// Lanes that are out and have a backlog: with `ready`, all that have one.
+    behind: Vec<usize>,
+    /// How many lanes will be reported by `returned`.
+    asked: usize,
+    max_turn: usize,
+    /// The most lanes to keep, if there is a limit; then `recent` is in use.
+    max_resident: Option<usize>,
+    recent: Recent,
+    /// Every lane that is out was asked to come back, and every one that goes out will be.
+    recalling: bool,
+}
+
+struct Desk<P, B> {
+    place: P,
+    backlog: B,
+    hash: u64,
+    /// Where in `behind` the lane is.
+    behind_at: Option<usize>,
+    ready: bool,
+    /// Neighbours in the order of last use.
+    older: Option<usize>,
+    newer: Option<usize>,
+}
+
+/// The ends of the list of lanes in the order of last use.
+#[derive(Default)]
+struct Recent {
+    oldest: Option<usize>,
+    newest: Option<usize>,
+}
+
+/// One turn of one lane.
+pub(crate) struct Turn<'a, P, B> {
+    pub(crate) place: &'a mut P,
+    pub(crate) commands: B,
+    /// The lane must come back by itself: more waits for it, or somebody counts.
+    pub(crate) wanted: bool,
+}
+
+impl<P: Place, B: Backlog> Schedule<P, B> {
+    pub(crate) fn new(max_turn: usize, max_resident: Option<usize>) -> Self {
+        Self {
+            table: HashTable::new(),
+            desks: Slab::new(),
+            ready: VecDeque::new(),
+            behind: Vec::new(),
+            asked: 0,
+            max_turn,
+            max_resident,
+            recent: Recent::default(),
+            recalling: false,
+        }
+    }
+
+    /// How many aggregates are resident.
+    pub(crate) fn resident(&self) -> usize {
+        self.desks.len()
+    }
+
+    /// The lane of an aggregate. Calls the id's `Eq`, which may panic: nothing has changed then.
+    pub(crate) fn find(&self, hash: u64, id: &P::Id) -> Option<usize> {
+        self.table
+            .find(hash, |&(h, desk)| h == hash && self.desks[desk].place.id() == id)
+            .map(|&(_, desk)| desk)
+    }
+
+    /// The key that the next new lane will have.
+    pub(crate) fn next_desk(&self) -> usize {
+        self.desks.vacant_key()
+    }
+
+    /// Adds a lane, which is home; its id is not in the schedule.
+    pub(crate) fn insert(&mut self, hash: u64, place: P) -> usize {
+        let desk = self.desks.insert(Desk {
+            place,
+            backlog: B::default(),
+            hash,
+            behind_at: None,
+            ready: false,
+            older: None,
+            newer: None,
+        });
+        self.table.insert_unique(hash, (hash, desk), |&(h, _)| h);
+        if self.max_resident.is_some() {
+            self.link_newest(desk);
+        }
+        desk
+    }
+
+    pub(crate) fn place(&mut self, desk: usize) -> &mut P {
+        &mut self.desks[desk].place
+    }
+
+    /// Adds a command to a lane's backlog.
+    pub(crate) fn push(&mut self, desk: usize, command: B::Item) {
+        let entry = &mut self.desks[desk];
+        let first = entry.backlog.is_empty();
+        entry.backlog.push_back(command);
+        if first {
+            self.settle(desk);
+        }
+        if self.max_resident.is_some() {
+            self.unlink(desk);
+            self.link_newest(desk);
+            self.evict();
+        }
+    }
+
+    /// Puts a lane with a backlog where it belongs: in the ready queue, or among those that are
+    /// behind.
+    fn settle(&mut self, desk: usize) {
+        let asked = self.asked_to_come(desk);
+        let entry = &mut self.desks[desk];
+        if asked {
+            if entry.behind_at.is_none() {
+                entry.behind_at = Some(self.behind.len());
+                self.behind.push(desk);
+            }
+        } else if !entry.ready {
+            entry.ready = true;
+            self.ready.push_back(desk);
+        }
+    }
+
+    /// Recalls a lane; true if it is out and will be reported.
+    fn asked_to_come(&mut self, desk: usize) -> bool {
+        let place = &mut self.desks[desk].place;
+        let before = place.is_asked();
+        if place.recall() {
+            debug_assert!(!before, "a lane that was asked for is home before it was reported");
+            return false;
+        }
+        if !before {
+            self.asked += 1;
+        }
+        true
+    }
+
+    /// The next turn, if any lane is ready.
+    pub(crate) fn next_turn(&mut self) -> Option<Turn<'_, P, B>> {
+        loop {
+            let desk = self.ready.pop_front()?;
+            let over = self.is_over();
+            let entry = &mut self.desks[desk];
+            entry.ready = false;
+            let commands = entry.backlog.take_front(self.max_turn);
+            if commands.is_empty() {
+                // Swept in the meantime: the lane is idle again.
+                self.evict();
+                continue;
+            }
+            let wanted = self.recalling || over || !entry.backlog.is_empty();
+            if wanted {
+                self.asked += 1;
+                if !entry.backlog.is_empty() {
+                    entry.behind_at = Some(self.behind.len());
+                    self.behind.push(desk);
+                }
+            }
+            let place = &mut self.desks[desk].place;
+            return Some(Turn { place, commands, wanted });
+        }
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// A lane that was asked for has come back.
+    pub(crate) fn returned(&mut self, desk: usize) {
+        let entry = &mut self.desks[desk];
+        if entry.place.is_asked() {
+            self.asked -= 1;
+        }
+        entry.place.is_back();
+        if let Some(at) = entry.behind_at.take() {
+            self.behind.swap_remove(at);
+            if let Some(&moved) = self.behind.get(at) {
+                self.desks[moved].behind_at = Some(at);
+            }
+        }
+        if !self.desks[desk].backlog.is_empty() {
+            self.settle(desk);
+        } else {
+            self.evict();
+        }
+    }
+
+    /// Asks every lane that is out to come back, now and from now on.
+    pub(crate) fn recall_all(&mut self) {
+        if !self.recalling {
+            self.recalling = true;
+            let keys: Vec<usize> = self.desks.iter().map(|(desk, _)| desk).collect();
+            for desk in keys {
+                self.asked_to_come(desk);
+            }
+        }
+    }
+
+    pub(crate) fn is_recalling(&self) -> bool {
+        self.recalling
+    }
+
+    /// After `recall_all`: whether every lane is home and has nothing to do.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.recalling && self.asked == 0 && self.ready.is_empty()
+    }
+
+    /// Calls back with every backlog that is not empty.
+    pub(crate) fn for_each_backlog(&mut self, mut each: impl FnMut(&mut B)) {
+        for &desk in self.ready.iter().chain(&self.behind) {
+            each(&mut self.desks[desk].backlog);
+        }
+    }
+
+    // ---- eviction (G12) ----
+
+    fn is_over(&self) -> bool {
+        self.max_resident.is_some_and(|most| self.desks.len() > most)
+    }
+
+    /// Drops idle lanes, least recently used first, while there are too many. A lane that is in use
+    /// counts as just used; it is asked to come back, so that the limit is looked at again then.
+    fn evict(&mut self) {
+        // A bound on the lanes in use that one call steps over: each call adds at most one lane,
+        // and steps over several, so all are asked in the end.
+        let mut in_use = 4;
+        while self.is_over() && in_use > 0 {
+            let Some(desk) = self.recent.oldest else { return };
+            let entry = &mut self.desks[desk];
+            if entry.backlog.is_empty() && !self.asked_to_come(desk) {
+                self.remove(desk);
+            } else {
+                self.unlink(desk);
+                self.link_newest(desk);
+                in_use -= 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, desk: usize) {
+        self.unlink(desk);
+        let hash = self.desks[desk].hash;
+        match self.table.find_entry(hash, |&(_, other)| other == desk) {
+            Ok(entry) => drop(entry.remove()),
+            Err(_) => debug_assert!(false, "lane {desk} is not in the table"),
+        }
+        // A lane swept while it was ready is still in the queue; its key may be used again.
+        if self.desks[desk].ready {
+            self.ready.retain(|&other| other != desk);
+        }
+        drop(self.desks.remove(desk));
+    }
+
+    fn link_newest(&mut self, desk: usize) {
+        let before = self.recent.newest.replace(desk);
+        self.desks[desk].older = before;
+        self.desks[desk].newer = None;
+        match before {
+            Some(before) => self.desks[before].newer = Some(desk),
+            None => self.recent.oldest = Some(desk),
+        }
+    }
+
+    fn unlink(&mut self, desk: usize) {
+        let (older, newer) = (self.desks[desk].older.take(), self.desks[desk].newer.take());
+        match older {
+            Some(older) => self.desks[older].newer = newer,
+            None => self.recent.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.desks[newer].older = older,
+            None => self.recent.newest = older,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What anyone can read of a shard (G21).
+//!
+//! Who writes: a worker's tally has one writer, the worker; it adds by load and store. The
+//! shard's shared tally has many writers and adds by one read-modify-write. Everything is
+//! `Relaxed`: each number is a count on its own, and what makes a count visible to the caller who
+//! has seen an outcome is the release of that outcome, which comes after the count.
+
+use crate::sync::{AtomicU64, Ordering};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+/// How many commands ended in each way. Every accepted command ends in exactly one (G5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outcomes {
+    /// The handler returned `Ok`; the aggregate's version moved by one.
+    pub committed: u64,
+    /// The handler returned [`Failure::Rejected`](crate::Failure::Rejected).
+    pub rejected: u64,
+    /// The handler returned [`Failure::Failed`](crate::Failure::Failed), or the loader an error.
+    pub failed: u64,
+    /// User code panicked.
+    pub panicked: u64,
+    /// Withdrawn before the start.
+    pub cancelled: u64,
+    /// The deadline had passed when the command's turn came.
+    pub expired: u64,
+    /// Ended by [`abort`](crate::ShardPool::abort), or by a runtime that dropped the pool's futures.
+    pub aborted: u64,
+}
+
+impl Outcomes {
+    /// The sum of all: at a quiet moment, the number of accepted commands.
+    pub fn total(&self) -> u64 {
+        self.committed
+            + self.rejected
+            + self.failed
+            + self.panicked
+            + self.cancelled
+            + self.expired
+            + self.aborted
+    }
+}
+
+impl Add for Outcomes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            committed: self.committed + other.committed,
+            rejected: self.rejected + other.rejected,
+            failed: self.failed + other.failed,
+            panicked: self.panicked + other.panicked,
+            cancelled: self.cancelled + other.cancelled,
+            expired: self.expired + other.expired,
+            aborted: self.aborted + other.aborted,
+        }
+    }
+}
+
+impl AddAssign for Outcomes {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Outcomes {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::default(), Add::add)
+    }
+}
+
+/// One shard's counters at one moment.
+///
+/// Each number is exact, but they are read one after the other: under load `accepted` can differ
+/// from `queued + running + outcomes.total()` by what moved in between. Once a caller has seen
+/// the outcome of a command, that command is in `outcomes` and in no other number, except for
+/// one that was withdrawn or aborted by another thread at this very moment. At a quiet moment
+/// `accepted == outcomes.total()`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Commands that the shard has taken since it started.
+    pub accepted: u64,
+    /// Accepted commands that have not started, wherever they wait: never more than the queue
+    /// depth.
+    pub queued: u64,
+    /// Commands whose handler has started and not ended.
+    pub running: u64,
+    /// Submissions that wait for room; they are not accepted yet.
+    pub waiting: u64,
+    /// Aggregates that the shard keeps: at least their version, and their state once loaded.
+    pub resident: u64,
+    /// What became of the others.
+    pub outcomes: Outcomes,
+}
+
+/// The ways a command can end, as an index into a tally.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Committed,
+    Rejected,
+    Failed,
+    Panicked,
+    Cancelled,
+    Expired,
+    Aborted,
+}
+
+/// Counts of started and ended commands.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    started: AtomicU64,
+    ended: AtomicU64,
+    outcomes: [AtomicU64; 7],
+}
+
+impl Tally {
+    /// Only for the single writer of this tally.
+    pub(crate) fn start(&self) {
+        bump(&self.started);
+    }
+
+    /// Only for the single writer of this tally, for a command that it has started.
+    pub(crate) fn end(&self, kind: Kind) {
+        bump(&self.outcomes[kind as usize]);
+        bump(&self.ended);
+    }
+
+    /// For any thread.
+    pub(crate) fn add_shared(&self, kind: Kind) {
+        self.outcomes[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn running(&self) -> u64 {
+        // `ended` first: read the other way round, a start and an end in between would give -1.
+        let ended = self.ended.load(Ordering::Relaxed);
+        self.started.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let n = |kind: Kind| self.outcomes[kind as usize].load(Ordering::Relaxed);
+        Outcomes {
+            committed: n(Kind::Committed),
+            rejected: n(Kind::Rejected),
+            failed: n(Kind::Failed),
+            panicked: n(Kind::Panicked),
+            cancelled: n(Kind::Cancelled),
+            expired: n(Kind::Expired),
+            aborted: n(Kind::Aborted),
+        }
+    }
+}
+
+/// One writer: a load and a store are enough, and half the price of a read-modify-write.
+fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}

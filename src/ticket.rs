@@ -1,0 +1,174 @@
+//! What a submitter holds for an accepted command.
+
+use crate::cell::{Cell, Outcome, release};
+use crate::command::Command;
+use crate::error::CommandError;
+use crate::park::block_on;
+use crate::reentry::{self, Guard, Key, Target, Verdict};
+use crate::shard::front::Front;
+use crate::sync::Arc;
+use crate::types::{IdOf, Types, TypesOf};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The claim to the outcome of an accepted command: a future of it.
+///
+/// Dropping a ticket does not withdraw its command: it runs all the same, and its result is
+/// dropped (G6, G8).
+///
+/// # Cancel safety
+///
+/// A ticket is the future itself: `(&mut ticket).await` can be dropped and awaited again, nothing
+/// is lost.
+///
+/// # Panics
+///
+/// If it is polled again after it was ready.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # struct Add(u32);
+/// # impl Command for Add { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+/// # let pool = ShardPool::builder(handler_fn(|n: &mut u32, add: Add, _: &Context| {
+/// #     *n += add.0;
+/// #     Ok::<_, Failure<()>>(*n)
+/// # })).start(Threads::new()).unwrap();
+/// # futures::executor::block_on(async {
+/// let ticket = pool.submit(Add(3)).await.unwrap();
+/// // ... other work ...
+/// assert_eq!(ticket.await.unwrap().output, 3);
+/// # });
+/// ```
+#[must_use = "a ticket that is dropped loses the outcome, though the command runs all the same"]
+pub struct Ticket<C: Command, O: Send + 'static, E: Send + 'static> {
+    pub(crate) inner: Waiter<TypesOf<C, O, E>>,
+}
+
+/// The caller side of an accepted command.
+pub(crate) struct Waiter<T: Types> {
+    cell: Option<Arc<Cell<T>>>,
+    /// Of a ticket that was made inside a handler: what a wait for it waits for.
+    origin: Option<Box<Origin>>,
+    guard: Option<Guard>,
+}
+
+struct Origin {
+    front: Arc<Front>,
+    id: Arc<dyn Key>,
+}
+
+impl<T: Types> Waiter<T> {
+    pub(crate) fn new(cell: Arc<Cell<T>>) -> Self {
+        Self { cell: Some(cell), origin: None, guard: None }
+    }
+
+    /// Notes the aggregate, if this is inside a handler: the command is about to be moved away.
+    pub(crate) fn origin(front: &Arc<Front>, id: &IdOf<T>) -> Option<(Arc<Front>, Arc<dyn Key>)> {
+        reentry::in_handler().then(|| (Arc::clone(front), Key::to_shared(id)))
+    }
+
+    pub(crate) fn with_origin(mut self, origin: Option<(Arc<Front>, Arc<dyn Key>)>) -> Self {
+        self.origin = origin.map(|(front, id)| Box::new(Origin { front, id }));
+        self
+    }
+
+    pub(crate) fn with_guard(mut self, guard: Option<Guard>) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    fn cell(&self) -> &Arc<Cell<T>> {
+        self.cell.as_ref().expect("a waiter holds its cell until it is dropped")
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
+        if let Poll::Ready(outcome) = self.cell().poll_outcome(cx) {
+            self.guard = None;
+            return Poll::Ready(outcome);
+        }
+        let cell = self.cell.as_ref().expect("a waiter holds its cell until it is dropped");
+        let origin = &self.origin;
+        let verdict = reentry::watch(&mut self.guard, || match origin {
+            Some(origin) => Some(Target::Command {
+                front: Arc::clone(&origin.front),
+                id: Some(Arc::clone(&origin.id)),
+                cell: Some(cell.clone()),
+            }),
+            None => Target::of_ticket(cell.front_ptr(), cell.clone()),
+        });
+        match verdict {
+            Verdict::Fine => Poll::Pending,
+            Verdict::Stuck => Poll::Ready(Err(CommandError::Deadlock)),
+            Verdict::Unknown => {
+                // The dispatcher is awake, as the command is still in its channel; it needs one
+                // poll to tell the lane.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: Types> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            release(cell);
+        }
+    }
+}
+
+impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
+    /// Takes the command back before it starts: it never runs, consumes no version, and its room
+    /// is free at once (G8).
+    ///
+    /// True if this call did it; then the ticket gives [`CommandError::Cancelled`]. False if the
+    /// command had started, ended or been withdrawn before. If its handler runs, the handler's
+    /// [`is_cancelled`](crate::Context::is_cancelled) tells it from here on.
+    ///
+    /// "At once" has one limit: at most `queue_depth` withdrawn commands can sit in the shard's
+    /// queues with their room given back; the room of more is free as soon as the dispatcher, woken
+    /// by this, has swept them out.
+    pub fn withdraw(&self) -> bool {
+        self.inner.cell().withdraw()
+    }
+
+    /// Whether the outcome is there, so that awaiting the ticket would not wait.
+    pub fn is_done(&self) -> bool {
+        self.inner.cell().is_done()
+    }
+
+    /// Blocks the thread until the outcome is there.
+    ///
+    /// Not for async code: it holds up its executor. Inside a handler it is refused with
+    /// [`CommandError::Deadlock`] when the wait could never end, or would block the executor's last
+    /// thread (G9).
+    ///
+    /// # Errors
+    ///
+    /// The outcome, when it is not a commit.
+    pub fn blocking_wait(mut self) -> Result<crate::Receipt<O>, CommandError<E>> {
+        if !self.is_done() {
+            let Some(_blocked) = reentry::may_block() else { return Err(CommandError::Deadlock) };
+            return block_on(self);
+        }
+        block_on(&mut self)
+    }
+}
+
+impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Ticket<C, O, E> {
+    type Output = Result<crate::Receipt<O>, CommandError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.inner.poll(cx)
+    }
+}
+
+impl<C: Command, O: Send + 'static, E: Send + 'static> Unpin for Ticket<C, O, E> {}
+
+impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for Ticket<C, O, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("is_done", &self.is_done()).finish()
+    }
+}

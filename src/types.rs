@@ -1,0 +1,30 @@
+//! The three types that travel through a pool, as one type parameter.
+
+use crate::command::{Command, CommandHandler};
+
+/// Command, output and error of a pool. Handler, state and hasher are erased behind it, so that
+/// a pool over a closure can be named.
+pub(crate) trait Types: Sized + 'static {
+    type Command: Command;
+    type Output: Send + 'static;
+    type Error: Send + 'static;
+}
+
+impl<C: Command, O: Send + 'static, E: Send + 'static> Types for fn(C) -> Result<O, E> {
+    type Command = C;
+    type Output = O;
+    type Error = E;
+}
+
+/// The types of a pool whose face names them one by one.
+pub(crate) type TypesOf<C, O, E> = fn(C) -> Result<O, E>;
+
+/// The types of a handler's pool.
+pub(crate) type HandlerTypes<H> = TypesOf<
+    <H as CommandHandler>::Command,
+    <H as CommandHandler>::Output,
+    <H as CommandHandler>::Error,
+>;
+
+/// The id of an aggregate.
+pub(crate) type IdOf<T> = <<T as Types>::Command as Command>::AggregateId;
