@@ -99,6 +99,8 @@ pub(crate) struct Cell<T: Types> {
     lane: AtomicU64,
     /// The shard's front, not counted: see `Cell::front`.
     front: *const Front,
+    /// Keeps the cell for another command, or frees it: see `cache`.
+    recycle: fn(Arc<Self>),
 }
 
 // SAFETY: the table above gives `slot` and `next` one owner at a time, and the handovers are
@@ -158,7 +160,10 @@ impl<T: Types> Cell<T> {
         hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>) {
+    ) -> (Arc<Self>, Envelope<T>)
+    where
+        T: 'static,
+    {
         Self::new(state::QUEUED, command, hash, deadline, front)
     }
 
@@ -168,7 +173,10 @@ impl<T: Types> Cell<T> {
         hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>) {
+    ) -> (Arc<Self>, Envelope<T>)
+    where
+        T: 'static,
+    {
         Self::new(state::WAITING, command, hash, deadline, front)
     }
 
@@ -178,7 +186,10 @@ impl<T: Types> Cell<T> {
         hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>) {
+    ) -> (Arc<Self>, Envelope<T>)
+    where
+        T: 'static,
+    {
         let front = Arc::as_ptr(front);
         let cell = match cache::take::<T>() {
             Some(mut arc) => {
@@ -200,6 +211,7 @@ impl<T: Types> Cell<T> {
                 deadline,
                 lane: AtomicU64::new(0),
                 front,
+                recycle: cache::put::<T>,
             }),
         };
         let envelope = Envelope(Some(Arc::clone(&cell)));
@@ -608,7 +620,10 @@ impl<T: Types> Claimed<T> {
         }
     }
 
-    pub(crate) fn probe(&self) -> Arc<dyn Probe> {
+    pub(crate) fn probe(&self) -> Arc<dyn Probe>
+    where
+        T: 'static,
+    {
         Arc::clone(self.cell()) as Arc<dyn Probe>
     }
 
@@ -664,7 +679,8 @@ pub(crate) fn release<T: Types>(mut cell: Arc<Cell<T>>) {
         let slot = std::mem::replace(unique.slot.get_mut(), Slot::Empty);
         drop_contained(slot);
         drop(unique.waker.take());
-        cache::put(cell);
+        let recycle = cell.recycle;
+        recycle(cell);
     }
 }
 
@@ -683,7 +699,7 @@ mod cache {
 
     type List<T> = Vec<Arc<Cell<T>>>;
 
-    fn with_list<T: Types, R>(f: impl FnOnce(&mut List<T>) -> R) -> Option<R> {
+    fn with_list<T: Types + 'static, R>(f: impl FnOnce(&mut List<T>) -> R) -> Option<R> {
         // A thread that ends has no cache any more. Nothing below runs user code, so the borrow
         // is never taken twice.
         CACHE
@@ -703,7 +719,7 @@ mod cache {
             .ok()
     }
 
-    pub(super) fn take<T: Types>() -> Option<Arc<Cell<T>>> {
+    pub(super) fn take<T: Types + 'static>() -> Option<Arc<Cell<T>>> {
         if cfg!(shardpool_loom) {
             return None;
         }
@@ -711,7 +727,7 @@ mod cache {
     }
 
     /// The cell is empty and has one holder.
-    pub(super) fn put<T: Types>(cell: Arc<Cell<T>>) {
+    pub(super) fn put<T: Types + 'static>(cell: Arc<Cell<T>>) {
         if cfg!(shardpool_loom) {
             return;
         }

@@ -66,10 +66,10 @@ pub trait Command: Send + 'static {
 /// }
 ///
 /// let pool = ShardPool::builder(Bank).shards(2).start(Threads::new())?;
-/// let receipt = pool.blocking_send(Withdraw { account: "a", cents: 60 })?;
+/// let receipt = pool.blocking_send(Withdraw { account: "a", cents: 60 }).unwrap();
 /// assert_eq!((receipt.version, receipt.output), (1, 60));
 /// assert!(pool.blocking_send(Withdraw { account: "a", cents: 60 }).is_err());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), shardpool::StartError>(())
 /// ```
 pub trait CommandHandler: Send + Sync + 'static {
     /// The commands that this handler carries out.

@@ -21,9 +21,9 @@ use std::marker::PhantomData;
 ///     Ok::<_, Failure<()>>(*sum)
 /// }))
 /// .start(Threads::new())?;
-/// assert_eq!(pool.blocking_send(Add(1, 2))?.output, 2);
-/// assert_eq!(pool.blocking_send(Add(1, 3))?.output, 5);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert_eq!(pool.blocking_send(Add(1, 2)).unwrap().output, 2);
+/// assert_eq!(pool.blocking_send(Add(1, 3)).unwrap().output, 5);
+/// # Ok::<(), shardpool::StartError>(())
 /// ```
 pub fn handler_fn<F, S, C, O, E>(f: F) -> HandlerFn<F, S, C, O, E>
 where
@@ -49,8 +49,8 @@ where
 ///     Ok::<_, Failure<()>>((ping.0, cx.version()))
 /// }))
 /// .start(Threads::new())?;
-/// assert_eq!(pool.blocking_send(Ping(7))?.output, (7, 1));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert_eq!(pool.blocking_send(Ping(7)).unwrap().output, (7, 1));
+/// # Ok::<(), shardpool::StartError>(())
 /// ```
 pub fn async_handler_fn<F, Fut, C, O, E>(f: F) -> AsyncHandlerFn<F, C, O, E>
 where

@@ -51,7 +51,7 @@ use std::time::Duration;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-pub struct ShardPool<C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct ShardPool<C: Command, O: Send, E: Send> {
     pub(crate) inner: Arc<Inner<TypesOf<C, O, E>>>,
 }
 
@@ -226,15 +226,15 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Clone for ShardPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> Clone for ShardPool<C, O, E> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for ShardPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for ShardPool<C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardPool").field("shards", &self.stats()).finish()
+        f.debug_list().entries(self.inner.shards.iter().map(|shard| shard.front.stats())).finish()
     }
 }
 
@@ -271,7 +271,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for ShardPool<
 /// // A handler that waits for its own aggregate is refused instead of hanging.
 /// assert!(pool.blocking_send(Visit("a", Some("a"))).is_err());
 /// ```
-pub struct WeakPool<C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct WeakPool<C: Command, O: Send, E: Send> {
     inner: Weak<Inner<TypesOf<C, O, E>>>,
 }
 
@@ -282,13 +282,13 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> WeakPool<C, O, E> {
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Clone for WeakPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> Clone for WeakPool<C, O, E> {
     fn clone(&self) -> Self {
         Self { inner: Weak::clone(&self.inner) }
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for WeakPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for WeakPool<C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakPool")
     }

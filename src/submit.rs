@@ -41,21 +41,21 @@ use std::time::{Duration, Instant};
 /// let other = pool.shard((home + 1) % 4).unwrap();
 /// assert!(matches!(other.try_submit(Add(7)), Err(TrySubmitError::WrongShard { .. })));
 /// ```
-pub struct Submitter<'p, C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct Submitter<'p, C: Command, O: Send, E: Send> {
     pub(crate) pool: &'p Inner<TypesOf<C, O, E>>,
     pub(crate) shard: Option<usize>,
     pub(crate) time: Option<Duration>,
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Clone for Submitter<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> Clone for Submitter<'_, C, O, E> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Copy for Submitter<'_, C, O, E> {}
+impl<C: Command, O: Send, E: Send> Copy for Submitter<'_, C, O, E> {}
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for Submitter<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for Submitter<'_, C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submitter").field("shard", &self.shard).field("within", &self.time).finish()
     }
@@ -181,7 +181,7 @@ impl<T: Types> Inner<T> {
 }
 
 /// Hands an accepted command over to its shard.
-fn accept<T: Types>(
+fn accept<T: Types + 'static>(
     shard: &Shard<T>,
     route: Route<T::Command>,
     deadline: Option<Instant>,
@@ -217,7 +217,7 @@ enum WaitsFor {
     Outcome,
 }
 
-impl<'p, T: Types> Entering<'p, T> {
+impl<'p, T: Types + 'static> Entering<'p, T> {
     fn new(
         pool: &'p Inner<T>,
         wanted: Option<usize>,
@@ -359,7 +359,7 @@ impl<T: Types> Drop for Entering<'_, T> {
 ///
 /// If it is polled again after it was ready.
 #[must_use = "futures do nothing unless they are polled"]
-pub struct Submission<'p, C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct Submission<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,
 }
 
@@ -387,7 +387,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
 ///
 /// If it is polled again after it was ready.
 #[must_use = "futures do nothing unless they are polled"]
-pub struct Sending<'p, C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct Sending<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,
     waiter: Option<Waiter<TypesOf<C, O, E>>>,
 }
@@ -413,16 +413,16 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Sending<'_, C,
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Unpin for Submission<'_, C, O, E> {}
-impl<C: Command, O: Send + 'static, E: Send + 'static> Unpin for Sending<'_, C, O, E> {}
+impl<C: Command, O: Send, E: Send> Unpin for Submission<'_, C, O, E> {}
+impl<C: Command, O: Send, E: Send> Unpin for Sending<'_, C, O, E> {}
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for Submission<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for Submission<'_, C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Submission")
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for Sending<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for Sending<'_, C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sending")
     }

@@ -42,7 +42,7 @@ use std::task::{Context, Poll};
 /// # });
 /// ```
 #[must_use = "a ticket that is dropped loses the outcome, though the command runs all the same"]
-pub struct Ticket<C: Command, O: Send + 'static, E: Send + 'static> {
+pub struct Ticket<C: Command, O: Send, E: Send> {
     pub(crate) inner: Waiter<TypesOf<C, O, E>>,
 }
 
@@ -59,7 +59,7 @@ struct Origin {
     id: Arc<dyn Key>,
 }
 
-impl<T: Types> Waiter<T> {
+impl<T: Types + 'static> Waiter<T> {
     pub(crate) fn new(cell: Arc<Cell<T>>) -> Self {
         Self { cell: Some(cell), origin: None, guard: None }
     }
@@ -165,10 +165,11 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Ticket<C, O, E
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Unpin for Ticket<C, O, E> {}
+impl<C: Command, O: Send, E: Send> Unpin for Ticket<C, O, E> {}
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> fmt::Debug for Ticket<C, O, E> {
+impl<C: Command, O: Send, E: Send> fmt::Debug for Ticket<C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("is_done", &self.is_done()).finish()
+        let is_done = self.inner.cell.as_ref().is_some_and(|cell| cell.is_done());
+        f.debug_struct("Ticket").field("is_done", &is_done).finish()
     }
 }

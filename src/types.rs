@@ -4,13 +4,17 @@ use crate::command::{Command, CommandHandler};
 
 /// Command, output and error of a pool. Handler, state and hasher are erased behind it, so that
 /// a pool over a closure can be named.
-pub(crate) trait Types: Sized + 'static {
+///
+/// None of the structs that carry it asks for `'static`, though only such types can start a pool:
+/// the compiler forgets lifetimes when it checks whether an async block is `Send`, and would refuse
+/// one that holds a ticket whose error is a `&'static str`.
+pub(crate) trait Types: Sized {
     type Command: Command;
-    type Output: Send + 'static;
-    type Error: Send + 'static;
+    type Output: Send;
+    type Error: Send;
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Types for fn(C) -> Result<O, E> {
+impl<C: Command, O: Send, E: Send> Types for fn(C) -> Result<O, E> {
     type Command = C;
     type Output = O;
     type Error = E;

@@ -1,0 +1,91 @@
+//! What the compiler must accept: checked when this file compiles.
+
+use shardpool::{
+    Command, CommandError, Context, Drain, Failure, Receipt, SendError, Sending, ShardPool,
+    Submission, SubmitError, Submitter, Ticket, TrySubmitError, WeakPool,
+};
+use std::rc::Rc;
+
+struct Named(&'static str);
+
+impl Command for Named {
+    type AggregateId = &'static str;
+    fn aggregate_id(&self) -> &&'static str {
+        &self.0
+    }
+}
+
+type Error = &'static str;
+
+fn send_and_sync<T: Send + Sync>() {}
+fn send<T: Send>(_: &T) {}
+fn unpin<T: Unpin>() {}
+
+/// A command that may not be shared, only moved.
+struct Unshared(std::cell::Cell<u32>, u8);
+
+impl Command for Unshared {
+    type AggregateId = u8;
+    fn aggregate_id(&self) -> &u8 {
+        &self.1
+    }
+}
+
+#[test]
+fn g19_public_types_are_send_and_sync() {
+    send_and_sync::<ShardPool<Unshared, std::cell::Cell<u8>, std::cell::Cell<u8>>>();
+    send_and_sync::<WeakPool<Named, u64, Error>>();
+    send_and_sync::<Ticket<Unshared, std::cell::Cell<u8>, std::cell::Cell<u8>>>();
+    send_and_sync::<Submitter<'_, Named, u64, Error>>();
+    send_and_sync::<Context>();
+    send_and_sync::<Receipt<u64>>();
+    send_and_sync::<CommandError<Error>>();
+    send_and_sync::<SubmitError<Named>>();
+    send_and_sync::<TrySubmitError<Named>>();
+    send_and_sync::<SendError<Named, Error>>();
+    unpin::<Ticket<Named, u64, Error>>();
+    unpin::<Submission<'_, Named, u64, Error>>();
+    unpin::<Sending<'_, Named, u64, Error>>();
+    unpin::<Drain>();
+}
+
+/// Lifetimes are forgotten when an async block is checked for `Send`: bounds that ask for
+/// `'static` where they need not would refuse these.
+#[test]
+fn g19_futures_with_static_references_are_send() {
+    async fn each_call(pool: ShardPool<Named, &'static str, Error>) {
+        let ticket = pool.submit(Named("a")).await.unwrap();
+        let _ = ticket.await;
+        let _ = pool.send(Named("a")).await;
+        let _ = pool.within(std::time::Duration::from_secs(1)).send(Named("a")).await;
+        let _ = pool.drain().await;
+    }
+    fn not_run(pool: ShardPool<Named, &'static str, Error>) {
+        send(&each_call(pool));
+    }
+    let _ = not_run;
+}
+
+/// The name of a pool over a closure can be written down.
+struct Service {
+    pool: ShardPool<Named, usize, Error>,
+}
+
+#[test]
+fn a_pool_over_a_closure_fits_a_struct() {
+    let service = Service {
+        pool: ShardPool::builder(shardpool::handler_fn(
+            |seen: &mut Vec<&'static str>, named: Named, _: &Context| {
+                seen.push(named.0);
+                if seen.len() > 1 { Err(Failure::Rejected("once")) } else { Ok(seen.len()) }
+            },
+        ))
+        .start(shardpool::executors::Threads::new())
+        .unwrap(),
+    };
+    assert_eq!(service.pool.blocking_send(Named("a")).unwrap().output, 1);
+    assert!(service.pool.blocking_send(Named("a")).is_err());
+    // A caller need not be `Send`.
+    let local = Rc::new(service.pool.clone());
+    assert!(futures::executor::block_on(async { local.send(Named("b")).await }).is_ok());
+}
