@@ -324,3 +324,275 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         }
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Where {
+        Home,
+        Out,
+        Wanted,
+    }
+
+    /// A lane whose worker is the test.
+    struct Fake {
+        id: u32,
+        at: Rc<Cell<Where>>,
+        out: bool,
+        asked: bool,
+        /// Lives as long as the lane.
+        _resident: Rc<()>,
+    }
+
+    impl Place for Fake {
+        type Id = u32;
+
+        fn id(&self) -> &u32 {
+            &self.id
+        }
+
+        fn recall(&mut self) -> bool {
+            match self.at.get() {
+                _ if !self.out || self.asked => {}
+                Where::Home => self.out = false,
+                _ => {
+                    self.at.set(Where::Wanted);
+                    self.asked = true;
+                }
+            }
+            !self.out
+        }
+
+        fn is_asked(&self) -> bool {
+            self.asked
+        }
+
+        fn is_back(&mut self) {
+            self.out = false;
+            self.asked = false;
+        }
+    }
+
+    impl Backlog for VecDeque<u64> {
+        type Item = u64;
+
+        fn push_back(&mut self, item: u64) {
+            VecDeque::push_back(self, item);
+        }
+
+        fn take_front(&mut self, most: usize) -> Self {
+            self.drain(..most.min(self.len())).collect()
+        }
+
+        fn is_empty(&self) -> bool {
+            VecDeque::is_empty(self)
+        }
+    }
+
+    /// What the schedule should do, as slowly and plainly as can be.
+    #[derive(Default)]
+    struct Aggregate {
+        desk: usize,
+        at: Rc<Cell<Where>>,
+        resident: std::rc::Weak<()>,
+        /// Commands pushed and not given out yet.
+        backlog: VecDeque<u64>,
+        /// When its backlog and the lane at home first came together, while waiting for a turn.
+        ready_since: Option<u64>,
+        out: bool,
+        last_use: u64,
+    }
+
+    impl Default for Where {
+        fn default() -> Self {
+            Where::Home
+        }
+    }
+
+    struct World {
+        schedule: Schedule<Fake, VecDeque<u64>>,
+        model: BTreeMap<u32, Aggregate>,
+        max_turn: usize,
+        cap: Option<usize>,
+        clock: u64,
+        next: u64,
+    }
+
+    impl World {
+        fn new(rng: &mut fastrand::Rng) -> Self {
+            let max_turn = rng.usize(1..5);
+            let cap = rng.bool().then(|| rng.usize(1..6));
+            Self {
+                schedule: Schedule::new(max_turn, cap),
+                model: BTreeMap::new(),
+                max_turn,
+                cap,
+                clock: 0,
+                next: 0,
+            }
+        }
+
+        fn tick(&mut self) -> u64 {
+            self.clock += 1;
+            self.clock
+        }
+
+        fn forget_evicted(&mut self) {
+            let newest_idle_before: Vec<(u32, u64)> = self
+                .model
+                .iter()
+                .filter(|(_, a)| !a.out && a.backlog.is_empty())
+                .map(|(id, a)| (*id, a.last_use))
+                .collect();
+            let gone: Vec<u32> = self
+                .model
+                .iter()
+                .filter(|(_, a)| a.resident.strong_count() == 0)
+                .map(|(id, _)| *id)
+                .collect();
+            let nothing_busy = self.model.values().all(|a| !a.out && a.backlog.is_empty());
+            for id in gone {
+                assert!(self.cap.is_some(), "evicted {id} without a limit");
+                let evicted = self.model.remove(&id).unwrap();
+                assert!(!evicted.out, "evicted {id} while it was out");
+                assert!(evicted.backlog.is_empty(), "evicted {id} with a backlog");
+                if nothing_busy {
+                    for (other, last_use) in &newest_idle_before {
+                        if self.model.contains_key(other) {
+                            assert!(*last_use > evicted.last_use, "evicted {id}, not {other}");
+                        }
+                    }
+                }
+            }
+            assert_eq!(self.schedule.resident(), self.model.len());
+        }
+
+        fn push(&mut self, id: u32) {
+            let now = self.tick();
+            let command = self.next;
+            self.next += 1;
+            // Few hashes, so that ids share them.
+            let hash = u64::from(id % 3);
+            let desk = match self.schedule.find(hash, &id) {
+                Some(desk) => desk,
+                None => {
+                    assert!(!self.model.contains_key(&id), "lost {id}");
+                    let at = Rc::new(Cell::new(Where::Home));
+                    let resident = Rc::new(());
+                    let desk = self.schedule.next_desk();
+                    self.model.insert(
+                        id,
+                        Aggregate {
+                            desk,
+                            at: Rc::clone(&at),
+                            resident: Rc::downgrade(&resident),
+                            ..Aggregate::default()
+                        },
+                    );
+                    self.schedule.insert(
+                        hash,
+                        Fake { id, at, out: false, asked: false, _resident: resident },
+                    )
+                }
+            };
+            let aggregate = self.model.get_mut(&id).unwrap();
+            assert_eq!(aggregate.desk, desk);
+            aggregate.last_use = now;
+            aggregate.backlog.push_back(command);
+            if !aggregate.out {
+                aggregate.ready_since.get_or_insert(now);
+            }
+            self.schedule.push(desk, command);
+            self.forget_evicted();
+        }
+
+        fn turn(&mut self) -> bool {
+            let expected = self
+                .model
+                .iter()
+                .filter_map(|(id, a)| a.ready_since.map(|since| (since, *id)))
+                .min()
+                .map(|(_, id)| id);
+            let Some(turn) = self.schedule.next_turn() else {
+                assert_eq!(expected, None, "a ready lane got no turn");
+                return false;
+            };
+            let id = turn.place.id;
+            assert_eq!(Some(id), expected, "not the lane that was ready first");
+            let aggregate = self.model.get_mut(&id).unwrap();
+            assert!(!aggregate.out, "{id} is out twice");
+            assert!(turn.commands.len() <= self.max_turn, "the turn is too long");
+            for command in &turn.commands {
+                assert_eq!(Some(*command), aggregate.backlog.pop_front(), "out of order");
+            }
+            assert!(aggregate.backlog.is_empty() || turn.commands.len() == self.max_turn);
+            aggregate.ready_since = None;
+            aggregate.out = true;
+            aggregate.at.set(if turn.wanted { Where::Wanted } else { Where::Out });
+            turn.place.out = true;
+            turn.place.asked = turn.wanted;
+            true
+        }
+
+        /// A worker finishes one turn.
+        fn finish(&mut self, rng: &mut fastrand::Rng) -> bool {
+            let out: Vec<u32> =
+                self.model.iter().filter(|(_, a)| a.out).map(|(id, _)| *id).collect();
+            let Some(&id) = rng.choice(&out) else { return false };
+            let now = self.tick();
+            let aggregate = self.model.get_mut(&id).unwrap();
+            aggregate.out = false;
+            let wanted = aggregate.at.replace(Where::Home) == Where::Wanted;
+            if !aggregate.backlog.is_empty() {
+                assert!(wanted, "nobody asked for {id}, which has a backlog");
+                aggregate.ready_since = Some(now);
+            }
+            if wanted {
+                let desk = aggregate.desk;
+                self.schedule.returned(desk);
+            }
+            self.forget_evicted();
+            true
+        }
+    }
+
+    fn history(seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut world = World::new(&mut rng);
+        let ids = rng.u32(1..12);
+        for _ in 0..rng.usize(1..120) {
+            match rng.u8(..10) {
+                0..5 => world.push(rng.u32(..ids)),
+                5..8 => drop(world.turn()),
+                _ => drop(world.finish(&mut rng)),
+            }
+        }
+        // To the end, by way of the recall half of the time.
+        if rng.bool() {
+            world.schedule.recall_all();
+        }
+        while world.turn() || world.finish(&mut rng) {}
+        for (id, aggregate) in &world.model {
+            assert!(aggregate.backlog.is_empty() && !aggregate.out, "{id} has something left");
+        }
+        if world.schedule.is_recalling() {
+            assert!(world.schedule.is_quiet());
+        }
+        if let Some(cap) = world.cap {
+            assert!(world.schedule.resident() <= cap, "over the limit with nothing busy");
+        }
+    }
+
+    #[test]
+    fn random_histories_agree_with_a_naive_model() {
+        for seed in 0..10_000 {
+            let done = std::panic::catch_unwind(|| history(seed));
+            assert!(done.is_ok(), "seed {seed}");
+        }
+    }
+}
