@@ -6,4 +6,6 @@
 mod harness;
 
 mod million;
+mod observe;
+mod runtimes;
 mod send_sync;

@@ -22,7 +22,7 @@ fn send<T: Send>(_: &T) {}
 fn unpin<T: Unpin>() {}
 
 /// A command that may not be shared, only moved.
-struct Unshared(std::cell::Cell<u32>, u8);
+struct Unshared(#[expect(dead_code, reason = "makes it not `Sync`")] std::cell::Cell<u32>, u8);
 
 impl Command for Unshared {
     type AggregateId = u8;
