@@ -33,7 +33,7 @@
 //! `QUEUED`, the queue side's to `CLAIMED` and the caller's to `WITHDRAWING`; one of them wins.
 //! A claimed command has one `Claimed`, which completes it when consumed or when dropped.
 
-use crate::command::Receipt;
+use crate::command::{Context as HandlerContext, Receipt};
 use crate::contain::{contain, drop_contained};
 use crate::error::CommandError;
 use crate::shard::front::Front;
@@ -42,6 +42,7 @@ use crate::sync::{Arc, AtomicU8, AtomicU64, AtomicWaker, Ordering, UnsafeCell};
 use crate::types::Types;
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -620,11 +621,16 @@ impl<T: Types> Claimed<T> {
         }
     }
 
-    pub(crate) fn probe(&self) -> Arc<dyn Probe>
+    /// What the handler may know of its command. The context borrows this side's hold on the cell
+    /// instead of counting one of its own; a clone that the handler makes counts as usual.
+    pub(crate) fn context(&self, version: u64, shard: usize) -> ManuallyDrop<HandlerContext>
     where
         T: 'static,
     {
-        Arc::clone(self.cell()) as Arc<dyn Probe>
+        // SAFETY: the pointer is that of an `Arc` that `self` holds. The one made of it here is
+        // never dropped, and the worker keeps `self` for as long as it lends the context out.
+        let command = unsafe { Arc::from_raw(Arc::as_ptr(self.cell())) };
+        ManuallyDrop::new(HandlerContext { command, version, shard })
     }
 
     /// Sets the flag that the handler's context shows.

@@ -201,6 +201,9 @@ struct Entering<'p, T: Types> {
     origin: Option<(Arc<crate::shard::front::Front>, Arc<dyn reentry::Key>)>,
 }
 
+/// An accepted command's cell, or why it was not accepted.
+type Entered<T> = Result<Arc<Cell<T>>, SubmitError<<T as Types>::Command>>;
+
 enum Step<T: Types> {
     /// Not polled yet: nothing has happened.
     New(T::Command),
@@ -234,11 +237,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         }
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        waits_for: WaitsFor,
-    ) -> Poll<Result<Arc<Cell<T>>, SubmitError<T::Command>>> {
+    fn poll(&mut self, cx: &mut Context<'_>, waits_for: WaitsFor) -> Poll<Entered<T>> {
         match std::mem::replace(&mut self.step, Step::Over) {
             Step::New(command) => match self.enter(command, waits_for) {
                 Ok(Some(cell)) => return Poll::Ready(Ok(cell)),

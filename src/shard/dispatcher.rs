@@ -28,6 +28,7 @@ use crate::error::CommandError;
 use crate::executors::Clock;
 use crate::lifecycle::Alive;
 use crate::shard::floor::Floor;
+use crate::shard::front::LOBBY_SLACK;
 use crate::shard::lane::Seat;
 use crate::shard::schedule::{Backlog, Place, Schedule};
 use crate::shard::{Plan, Shard};
@@ -127,6 +128,15 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
     }
 
+    /// Moves who waits for room from the lobby's channel to the dispatcher's own queue.
+    fn take_lobby(&mut self) {
+        if self.shard.front.has_lobby() {
+            while let Some(envelope) = self.shard.lobby.pop() {
+                self.lobby.push_back(envelope);
+            }
+        }
+    }
+
     /// Takes commands from the channel; true if it was found empty.
     fn take_commands(&mut self) -> bool {
         for _ in 0..BUDGET {
@@ -173,6 +183,9 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Grants room to those who wait, first come, first served.
     fn grant(&mut self) {
+        if self.lobby.is_empty() {
+            return;
+        }
         let front = Arc::clone(&self.shard.front);
         while let Some(first) = self.lobby.front() {
             if !first.is_abandoned() && !front.is_closed() && !front.has_room() {
@@ -195,7 +208,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                 envelope.refuse(false);
             }
         }
-        if front.abandoned() > 64.max(self.lobby.len() as u64 / 2) {
+        if front.abandoned() > LOBBY_SLACK.max(self.lobby.len() as u64 / 2) {
             front.reset_abandoned();
             self.lobby.retain(|envelope| !envelope.is_abandoned());
         }
@@ -268,7 +281,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     fn has_work(&mut self) -> bool {
         let front = &self.shard.front;
         !self.shard.commands.is_empty()
-            || !self.shard.lobby.is_empty()
+            || (front.has_lobby() && !self.shard.lobby.is_empty())
             || self.floor.has_returned()
             || front.has_orders()
             || (self.must_abort() && !self.aborted)
@@ -318,24 +331,22 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         if this.alive.is_none() {
             return Poll::Ready(());
         }
-        let front = Arc::clone(&this.shard.front);
-        front.dispatcher.awake();
+        this.shard.front.dispatcher.awake();
         if this.must_abort() {
             this.abort();
         }
         let (floor, schedule) = (&this.floor, &mut this.schedule);
         floor.take_returned(|desk| schedule.returned(desk));
-        while let Some(envelope) = this.shard.lobby.pop() {
-            this.lobby.push_back(envelope);
-        }
+        this.take_lobby();
         let emptied = this.take_commands();
-        if front.take_sweep() {
+        if this.shard.front.take_sweep() {
             this.sweep();
         }
         if emptied {
             this.grant();
         }
         let watch = this.hand_out();
+        let front = &this.shard.front;
         front.set_resident(this.schedule.resident());
         if front.is_exhausted() {
             this.schedule.recall_all();

@@ -50,6 +50,9 @@ const CLOSED: u64 = 1 << 63;
 /// The largest queue depth that the word has bits for.
 pub(crate) const MAX_DEPTH: usize = COUNT_MASK as usize;
 
+/// How many envelopes of abandoned submissions the lobby may hold before anybody minds.
+pub(crate) const LOBBY_SLACK: u64 = 64;
+
 fn queued(word: u64) -> u64 {
     word & COUNT_MASK
 }
@@ -179,7 +182,7 @@ impl Front {
         let word = self.hot.word.fetch_sub(WAITING_ONE, Ordering::Relaxed);
         let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
         // Envelopes of abandoned submissions go when there are more of them than of live ones.
-        if word & CLOSED != 0 || abandoned > 64.max(waiting(word)) {
+        if word & CLOSED != 0 || abandoned > LOBBY_SLACK.max(waiting(word)) {
             self.dispatcher.wake();
         }
     }
@@ -261,6 +264,11 @@ impl Front {
 
     pub(crate) fn has_orders(&self) -> bool {
         self.orders.load(Ordering::Relaxed) & order::SWEEP != 0
+    }
+
+    /// Whether there may be something in the lobby's channel: somebody waits, or enough gave up.
+    pub(crate) fn has_lobby(&self) -> bool {
+        waiting(self.hot.word.load(Ordering::Relaxed)) != 0 || self.abandoned() > LOBBY_SLACK
     }
 
     /// Whether a waiting submission could be granted room.

@@ -222,9 +222,7 @@ unsafe impl<T: Types, S: Send> Send for Hold<T, S> {}
 
 impl<T: Types, S> Hold<T, S> {
     pub(crate) fn into_raw(self) -> NonNull<Lane<T, S>> {
-        let lane = self.lane;
-        std::mem::forget(self);
-        lane
+        self.lane
     }
 
     /// # Safety

@@ -77,23 +77,29 @@ impl<T: Types> Shard<T> {
     /// Hands an accepted command to the dispatcher.
     pub(crate) fn push_accepted(&self, envelope: Envelope<T>) {
         self.commands.push(envelope);
-        self.pushed();
+        if !self.look_again() {
+            self.front.dispatcher.wake_after_push();
+        }
     }
 
     /// Puts a submission that waits for room in the lobby.
     pub(crate) fn push_waiting(&self, envelope: Envelope<T>) {
         self.lobby.push(envelope);
-        self.pushed();
+        if !self.look_again() {
+            // Not only by the channel does the dispatcher know of the lobby: it looks at the count
+            // of waiting submissions first.
+            self.front.dispatcher.wake();
+        }
     }
 
-    fn pushed(&self) {
-        // Look again after the push: the dispatcher may have gone before it, and then nobody
-        // else will take what was pushed.
-        if self.front.is_dead() {
+    /// After a push: the dispatcher may have gone before it, and then nobody else will take what
+    /// was pushed. True if that was so.
+    fn look_again(&self) -> bool {
+        let dead = self.front.is_dead();
+        if dead {
             self.clear();
-        } else {
-            self.front.dispatcher.wake_after_push();
         }
+        dead
     }
 
     /// Ends everything in the channels: accepted commands are aborted, waiting ones refused.

@@ -332,8 +332,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::rc::Rc;
 
-    #[derive(Debug, Clone, Copy, PartialEq)]
+    #[derive(Debug, Clone, Copy, Default, PartialEq)]
     enum Where {
+        #[default]
         Home,
         Out,
         Wanted,
@@ -406,12 +407,6 @@ mod tests {
         ready_since: Option<u64>,
         out: bool,
         last_use: u64,
-    }
-
-    impl Default for Where {
-        fn default() -> Self {
-            Where::Home
-        }
     }
 
     struct World {

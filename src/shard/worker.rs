@@ -2,7 +2,7 @@
 
 use crate::cell::{Claimed, Outcome};
 use crate::chain::Chain;
-use crate::command::{CommandHandler, Context, Failure, Receipt, Source};
+use crate::command::{CommandHandler, Failure, Receipt, Source};
 use crate::contain::{Panic, contain, drop_contained};
 use crate::error::CommandError;
 use crate::executors::Clock;
@@ -258,10 +258,9 @@ where
         let resident = state.as_mut().expect("a command starts with its state loaded");
         let mut running = Running::start(claimed, self.floor.front.worker_tally(self.worker));
         let command = running.claimed().start();
-        let cx = Context { command: running.claimed().probe(), version: next, shard: self.shard };
+        let cx = running.claimed().context(next, self.shard);
         let handle = async { self.handler.0.handle(resident, command, &cx).await };
         let driven = self.drive(pace, id, lane, turn, Some(running.claimed()), handle).await;
-        drop(cx);
         match driven {
             Driven::Done(Ok(output)) => {
                 *version = next;
