@@ -1,7 +1,8 @@
 //! The adapter for async-std.
 
-use super::{Executor, SpawnError, Task};
-use std::time::Duration;
+use super::{Clock, Executor, SpawnError, Task};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Runs the pool's futures on async-std's executor.
 ///
@@ -45,8 +46,8 @@ impl Executor for AsyncStd {
         Ok(())
     }
 
-    fn sleep(&self, time: Duration) -> Task {
-        Box::pin(::async_std::task::sleep(time))
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(AsyncStdClock)
     }
 
     fn threads(&self) -> usize {
@@ -55,5 +56,18 @@ impl Executor for AsyncStd {
             .and_then(|n| n.parse().ok())
             .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
             .unwrap_or(1)
+    }
+}
+
+/// The system's clock, with async-std's timer.
+struct AsyncStdClock;
+
+impl Clock for AsyncStdClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        Box::pin(::async_std::task::sleep(time))
     }
 }

@@ -15,7 +15,6 @@
 //! ```
 //! use futures::executor::ThreadPool;
 //! use shardpool::executors::{Executor, SpawnError, Task};
-//! use std::time::Duration;
 //!
 //! struct OnFutures(ThreadPool);
 //!
@@ -23,10 +22,6 @@
 //!     fn spawn(&self, task: Task) -> Result<(), SpawnError> {
 //!         self.0.spawn_ok(task);
 //!         Ok(())
-//!     }
-//!
-//!     fn sleep(&self, time: Duration) -> Task {
-//!         shardpool::executors::Threads::new().sleep(time)
 //!     }
 //! }
 //! # let _: Box<dyn Executor> = Box::new(OnFutures(ThreadPool::new().unwrap()));
@@ -44,6 +39,7 @@ mod async_std;
 #[cfg(feature = "smol")]
 mod smol;
 mod threads;
+mod timer;
 #[cfg(feature = "tokio")]
 mod tokio;
 
@@ -58,7 +54,7 @@ pub use self::tokio::{NoRuntime, Tokio};
 /// A future of the pool's, to be polled by an executor.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A runtime, as the pool needs it. Object safe.
+/// A runtime, as the pool needs it. Object safe. Needed at the start only: the pool does not keep it.
 pub trait Executor: Send + Sync + 'static {
     /// Runs a future to its end, whatever becomes of the caller: the pool keeps no handle, and a
     /// runtime whose dropped handles cancel their task must detach it.
@@ -71,37 +67,44 @@ pub trait Executor: Send + Sync + 'static {
     /// The future was not taken. Then the pool does not start.
     fn spawn(&self, task: Task) -> Result<(), SpawnError>;
 
-    /// A future that is ready after this time by the executor's clock; for a time too long to
-    /// count, never. Used by [`Drain::within`](crate::Drain::within) alone.
-    fn sleep(&self, time: Duration) -> Task;
-
-    /// The clock by which deadlines pass. The pool's futures keep it, so it must not own the
-    /// executor, which owns them (G17). Default: the system's monotonic clock.
+    /// The clock by which deadlines pass. The pool and its futures keep it, so it must not own the
+    /// executor, which owns the futures (G17). Default: [`SystemClock`].
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::new(SystemClock)
     }
 
-    /// How many threads poll the pool's futures; `usize::MAX` if each has its own. When all but one
-    /// are blocked by handlers in blocking waits of the pool's, a further one is refused (G9).
-    /// Default: 1, so a blocking wait inside a handler is always refused.
+    /// How many threads poll the pool's futures, where a thread that is blocked leaves all others to
+    /// the rest; `usize::MAX` if each future has its own. When all but one are blocked by handlers in
+    /// blocking waits of the pool's, a further one is refused (G9). Counted for each pool: of two
+    /// pools on one executor, each counts its own.
+    ///
+    /// Default: 1, so that a blocking wait inside a handler is always refused.
     fn threads(&self) -> usize {
         1
     }
 }
 
-/// Tells the time. A simulation can tell its own.
+/// Tells the time, and waits. A simulation can tell its own.
 pub trait Clock: Send + Sync + 'static {
     /// The time now. It never goes back.
     fn now(&self) -> Instant;
+
+    /// A future that is ready after this time by this clock. Used by
+    /// [`Drain::within`](crate::Drain::within) alone.
+    fn sleep(&self, time: Duration) -> Task;
 }
 
-/// The system's monotonic clock.
+/// The system's monotonic clock; it waits by a timer thread of the process's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        timer::sleep(time)
     }
 }
 

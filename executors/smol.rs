@@ -1,16 +1,16 @@
 //! The adapter for smol.
 
-use super::{Executor, SpawnError, Task};
+use super::{Clock, Executor, SpawnError, Task};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs the pool's futures on smol: on its global executor, or on one of yours.
 ///
 /// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
 /// the pool's futures when it is dropped: each shard closes, commands that had not started are
 /// aborted, those whose handler was at an await are aborted as started, and later submissions are
-/// refused. The pool's handles hold the `Arc`, its futures do not: drop the handles and your own
-/// `Arc`, and the executor goes. An executor that nobody runs holds everything up.
+/// refused. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. An
+/// executor that nobody runs holds everything up.
 ///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
@@ -68,13 +68,26 @@ impl Executor for Smol {
         Ok(())
     }
 
-    fn sleep(&self, time: Duration) -> Task {
-        Box::pin(async move {
-            ::smol::Timer::after(time).await;
-        })
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(SmolClock)
     }
 
     fn threads(&self) -> usize {
         self.threads
+    }
+}
+
+/// The system's clock, with smol's timer.
+struct SmolClock;
+
+impl Clock for SmolClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) -> Task {
+        Box::pin(async move {
+            ::smol::Timer::after(time).await;
+        })
     }
 }

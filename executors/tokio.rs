@@ -1,7 +1,7 @@
 //! The adapter for tokio.
 
 use super::{Clock, Executor, SpawnError, Task};
-use ::tokio::runtime::{Handle, RuntimeFlavor};
+use ::tokio::runtime::Handle;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,13 @@ use std::time::{Duration, Instant};
 /// waits for ever. The adapter holds a `Handle`, which does not keep the runtime alive.
 ///
 /// Deadlines follow tokio's clock, also a paused one. The runtime should have its timer enabled
-/// (`enable_time`); without it [`Drain::within`](crate::Drain::within) falls back to a timer thread.
+/// (`enable_time`); without it [`Drain::within`](crate::Drain::within) falls back to a timer thread,
+/// after a caught panic of tokio's, whose message appears.
+///
+/// **Handlers that block.** As everywhere on tokio, a handler that blocks its thread holds up what
+/// that thread has woken last, which no other thread can take over: perhaps the shard's dispatcher.
+/// Wrap such work in `block_in_place` or `spawn_blocking`, or use [`Threads`](super::Threads).
+/// Blocking waits of the pool's inside a handler are always refused (G9).
 ///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
@@ -64,33 +70,34 @@ impl Executor for Tokio {
         Ok(())
     }
 
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(TokioClock { handle: self.handle.clone() })
+    }
+
+    // `threads` stays at its default of one, whatever the runtime has: tokio keeps the task that was
+    // woken last with the thread that woke it, where no other thread can take it. A handler that
+    // woke the dispatcher and blocks would wait for a task that waits for its thread.
+}
+
+/// Tokio's clock, which a test can pause. A handle does not keep the runtime's tasks alive.
+struct TokioClock {
+    handle: Handle,
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Instant {
+        // A paused clock is the runtime's: ask inside.
+        let _entered = self.handle.enter();
+        ::tokio::time::Instant::now().into_std()
+    }
+
     fn sleep(&self, time: Duration) -> Task {
         let _entered = self.handle.enter();
         // There is no way to ask whether the timer is enabled, but by this panic.
         match crate::contain::contain(|| ::tokio::time::sleep(time)) {
             Ok(sleep) => Box::pin(sleep),
-            Err(_) => super::Threads::new().sleep(time),
+            Err(_) => super::timer::sleep(time),
         }
-    }
-
-    fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(TokioClock)
-    }
-
-    fn threads(&self) -> usize {
-        match self.handle.runtime_flavor() {
-            RuntimeFlavor::CurrentThread => 1,
-            _ => self.handle.metrics().num_workers(),
-        }
-    }
-}
-
-/// Tokio's clock, which a test can pause.
-struct TokioClock;
-
-impl Clock for TokioClock {
-    fn now(&self) -> Instant {
-        ::tokio::time::Instant::now().into_std()
     }
 }
 

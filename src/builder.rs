@@ -201,7 +201,6 @@ impl<H: CommandHandler, L> Builder<H, L> {
         L: Source<<H::Command as Command>::AggregateId, H::State, H::Error>,
     {
         self.check(L::LOADS)?;
-        let executor: Arc<dyn Executor> = Arc::new(executor);
         let fronts: Box<[Arc<Front>]> = (0..self.shards)
             .map(|_| Arc::new(Front::new(self.queue_depth, self.workers_per_shard)))
             .collect();
@@ -224,7 +223,6 @@ impl<H: CommandHandler, L> Builder<H, L> {
                 clock: Arc::clone(&plan.clock),
                 peers: Arc::clone(&plan.peers),
                 lifecycle: Arc::clone(&plan.lifecycle),
-                executor: Arc::clone(&executor),
             }),
         };
         for (index, shard) in pool.inner.shards.iter().enumerate() {

@@ -26,7 +26,7 @@
 //!     │            │           │        └───────────────────────────▲
 //!     │            ▼           └──▶ WITHDRAWING ──▶ WITHDRAWN | HELD
 //!     │     REFUSED_*                    └────────▶ DISCARDED
-//!     └──▶ ABANDONED
+//!     └──▶ ABANDONED                      (DENIED: still waiting, to be refused)
 //! ```
 //!
 //! **Exactly one outcome** (G5): the only ways out of `QUEUED` are two compare-and-exchanges from
@@ -58,24 +58,28 @@ mod state {
     pub(super) const REFUSED_CLOSED: u8 = 3;
     /// Not accepted: the deadline passed while it waited. The command is the caller's.
     pub(super) const REFUSED_EXPIRED: u8 = 4;
+    /// Not accepted: its wait could never end. The command is the caller's.
+    pub(super) const REFUSED_DEADLOCK: u8 = 5;
+    /// The waiting submission is to be refused, since its wait could never end.
+    pub(super) const DENIED: u8 = 6;
     /// Accepted, not started.
-    pub(super) const QUEUED: u8 = 5;
+    pub(super) const QUEUED: u8 = 7;
     /// The queue side has taken the command, and owes an outcome.
-    pub(super) const CLAIMED: u8 = 6;
+    pub(super) const CLAIMED: u8 = 8;
     /// As `CLAIMED`; in addition somebody would like the handler to stop.
-    pub(super) const CLAIMED_ASKED: u8 = 7;
+    pub(super) const CLAIMED_ASKED: u8 = 9;
     /// The caller has withdrawn the command and is giving its room back.
-    pub(super) const WITHDRAWING: u8 = 8;
+    pub(super) const WITHDRAWING: u8 = 10;
     /// Withdrawn, room given back. The envelope is a tombstone, counted as such.
-    pub(super) const WITHDRAWN: u8 = 9;
+    pub(super) const WITHDRAWN: u8 = 11;
     /// Withdrawn, but too many tombstones: the room goes with the envelope.
-    pub(super) const HELD: u8 = 10;
+    pub(super) const HELD: u8 = 12;
     /// The envelope went while the caller was `WITHDRAWING`: nothing is left to count.
-    pub(super) const DISCARDED: u8 = 11;
+    pub(super) const DISCARDED: u8 = 13;
     /// The outcome is in the slot, and the caller's.
-    pub(super) const DONE: u8 = 12;
+    pub(super) const DONE: u8 = 14;
     /// The caller has taken the outcome.
-    pub(super) const TAKEN: u8 = 13;
+    pub(super) const TAKEN: u8 = 15;
 }
 
 /// What a command's caller gets.
@@ -87,6 +91,15 @@ enum Slot<T: Types> {
     Outcome(Outcome<T::Output, T::Error>),
     /// Keeps the front of the shard alive for a caller that is giving room back to it.
     Front(#[expect(dead_code, reason = "held, not read")] Arc<Front>),
+}
+
+impl<T: Types> Slot<T> {
+    /// Drops what the user put in. Mostly there is nothing any more.
+    fn drop_contained(self) {
+        if !matches!(self, Slot::Empty) {
+            drop_contained(self);
+        }
+    }
 }
 
 pub(crate) struct Cell<T: Types> {
@@ -142,7 +155,7 @@ impl<T: Types> Probe for Cell<T> {
 
     fn stage(&self) -> Stage {
         match self.state.load(Ordering::Acquire) {
-            state::WAITING | state::GRANTING => Stage::Waiting,
+            state::WAITING | state::GRANTING | state::DENIED => Stage::Waiting,
             state::QUEUED => Stage::Queued,
             state::CLAIMED | state::CLAIMED_ASKED => Stage::Started,
             _ => Stage::Over,
@@ -196,6 +209,8 @@ impl<T: Types> Cell<T> {
             Some(mut arc) => {
                 let cell = Arc::get_mut(&mut arc).expect("a cached cell has one holder");
                 cell.state = AtomicU8::new(state);
+                // A waker that panicked while it was registered may have left the old one unusable.
+                cell.waker = AtomicWaker::new();
                 *cell.slot.get_mut() = Slot::Command(command);
                 cell.hash = hash;
                 cell.deadline = deadline;
@@ -342,9 +357,10 @@ impl<T: Types> Cell<T> {
 
     fn try_granted(&self) -> Option<Result<(), Refused<T::Command>>> {
         match self.state.load(Ordering::Acquire) {
-            state::WAITING | state::GRANTING => None,
+            state::WAITING | state::GRANTING | state::DENIED => None,
             state::REFUSED_CLOSED => Some(Err(Refused::Closed(self.take_back()))),
             state::REFUSED_EXPIRED => Some(Err(Refused::Expired(self.take_back()))),
+            state::REFUSED_DEADLOCK => Some(Err(Refused::Deadlock(self.take_back()))),
             _ => Some(Ok(())),
         }
     }
@@ -364,11 +380,25 @@ impl<T: Types> Cell<T> {
 
     /// Gives up a waiting submission. True if it was still waiting, and now is not accepted.
     pub(crate) fn abandon(&self) -> bool {
-        // Release is not needed for the command, which stays the queue side's; AcqRel keeps the
-        // caller's later count of waiting submissions behind this.
-        self.state
-            .compare_exchange(state::WAITING, state::ABANDONED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        let give_up = |from| {
+            // AcqRel keeps the caller's later count of waiting submissions behind this. The command
+            // stays the queue side's.
+            self.state
+                .compare_exchange(from, state::ABANDONED, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
+        give_up(state::WAITING) || give_up(state::DENIED)
+    }
+
+    /// Asks the dispatcher to refuse a waiting submission and to give its command back.
+    pub(crate) fn deny(&self) {
+        // Relaxed: hands nothing over. If it fails, the submission waits no more.
+        let _ = self.state.compare_exchange(
+            state::WAITING,
+            state::DENIED,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -376,6 +406,15 @@ impl<T: Types> Cell<T> {
 pub(crate) enum Refused<C> {
     Closed(C),
     Expired(C),
+    Deadlock(C),
+}
+
+/// The same, for the queue side to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Closed,
+    Expired,
+    Deadlock,
 }
 
 /// The queue side of a cell that is waiting or accepted. Dropped, it ends its command as aborted
@@ -400,6 +439,11 @@ impl<T: Types> Envelope<T> {
                 _ => unreachable!("an envelope holds its command"),
             }
         })
+    }
+
+    /// Tells one cell from another.
+    pub(crate) fn address(&self) -> *const () {
+        Arc::as_ptr(self.cell()).cast()
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -427,12 +471,20 @@ impl<T: Types> Envelope<T> {
         self.cell().state.load(Ordering::Acquire) == state::ABANDONED
     }
 
+    /// Whether the waiting submission is to be refused, since its wait could never end.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.cell().state.load(Ordering::Relaxed) == state::DENIED
+    }
+
     /// The dispatcher begins to decide on a waiting submission; `false` if it was abandoned.
     pub(crate) fn begin_grant(&self) -> bool {
-        self.cell()
-            .state
-            .compare_exchange(state::WAITING, state::GRANTING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        let begin = |from| {
+            self.cell()
+                .state
+                .compare_exchange(from, state::GRANTING, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
+        begin(state::WAITING) || begin(state::DENIED)
     }
 
     /// The waiting submission is accepted. Only between `begin_grant` and nothing else.
@@ -443,9 +495,13 @@ impl<T: Types> Envelope<T> {
     }
 
     /// The waiting submission is not accepted; its command is the caller's.
-    pub(crate) fn refuse(mut self, expired: bool) {
+    pub(crate) fn refuse(mut self, refusal: Refusal) {
         let cell = self.0.take().expect("an envelope holds its cell until it is consumed");
-        let to = if expired { state::REFUSED_EXPIRED } else { state::REFUSED_CLOSED };
+        let to = match refusal {
+            Refusal::Closed => state::REFUSED_CLOSED,
+            Refusal::Expired => state::REFUSED_EXPIRED,
+            Refusal::Deadlock => state::REFUSED_DEADLOCK,
+        };
         // Release: hands the slot to the caller.
         cell.state.store(to, Ordering::Release);
         let _ = contain(|| cell.waker.wake());
@@ -534,12 +590,12 @@ impl<T: Types> Drop for Envelope<T> {
     fn drop(&mut self) {
         let Some(cell) = self.0.take() else { return };
         match cell.state.load(Ordering::Acquire) {
-            now @ (state::WAITING | state::GRANTING) => {
+            now @ (state::WAITING | state::GRANTING | state::DENIED) => {
                 let envelope = Envelope(Some(cell));
                 if now == state::GRANTING || envelope.begin_grant() {
                     // SAFETY: this is the queue side, whose owner is on the stack below.
                     unsafe { envelope.cell().front() }.refuse_waiting();
-                    envelope.refuse(false);
+                    envelope.refuse(Refusal::Closed);
                 } else {
                     // Abandoned in this very moment.
                     bury(envelope.into_cell());
@@ -623,19 +679,21 @@ impl<T: Types> Claimed<T> {
 
     /// What the handler may know of its command. The context borrows this side's hold on the cell
     /// instead of counting one of its own; a clone that the handler makes counts as usual.
-    pub(crate) fn context(&self, version: u64, shard: usize) -> ManuallyDrop<HandlerContext>
+    pub(crate) fn context(
+        &self,
+        front: &Arc<Front>,
+        version: u64,
+        shard: usize,
+    ) -> ManuallyDrop<HandlerContext>
     where
         T: 'static,
     {
-        // SAFETY: the pointer is that of an `Arc` that `self` holds. The one made of it here is
-        // never dropped, and the worker keeps `self` for as long as it lends the context out.
-        let command = unsafe { Arc::from_raw(Arc::as_ptr(self.cell())) };
-        ManuallyDrop::new(HandlerContext { command, version, shard })
-    }
-
-    /// Sets the flag that the handler's context shows.
-    pub(crate) fn ask_to_cancel(&self) {
-        self.cell().ask_to_cancel();
+        // SAFETY: the pointers are those of `Arc`s that `self` and the worker hold. The ones made
+        // of them here are never dropped, and the worker keeps both for as long as it lends the
+        // context out.
+        let (command, front) =
+            unsafe { (Arc::from_raw(Arc::as_ptr(self.cell())), Arc::from_raw(Arc::as_ptr(front))) };
+        ManuallyDrop::new(HandlerContext { command, front, version, shard })
     }
 
     /// Publishes the outcome and wakes the caller. The outcome has been counted before.
@@ -653,7 +711,7 @@ impl<T: Types> Claimed<T> {
 }
 
 fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) {
-    let command = cell.slot.with_mut(|slot| {
+    let old = cell.slot.with_mut(|slot| {
         // SAFETY: the slot is the queue side's until `DONE`.
         unsafe { std::mem::replace(&mut *slot, Slot::Outcome(outcome)) }
     });
@@ -662,7 +720,7 @@ fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) 
     cell.state.store(state::DONE, Ordering::Release);
     // A waker is user code too.
     let _ = contain(|| cell.waker.wake());
-    drop_contained(command);
+    old.drop_contained();
     release(cell);
 }
 
@@ -682,11 +740,25 @@ pub(crate) fn release<T: Types>(mut cell: Arc<Cell<T>>) {
     // With two holders letting go at the same time both may see the other, and the cell is
     // freed by the second instead of recycled: correct, and rare.
     if let Some(unique) = Arc::get_mut(&mut cell) {
-        let slot = std::mem::replace(unique.slot.get_mut(), Slot::Empty);
-        drop_contained(slot);
-        drop(unique.waker.take());
+        unique.empty();
         let recycle = cell.recycle;
         recycle(cell);
+    }
+}
+
+impl<T: Types> Cell<T> {
+    /// Drops what users have left in the cell: a command or an outcome, and a waker.
+    fn empty(&mut self) {
+        std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
+        if let Some(waker) = self.waker.take() {
+            drop_contained(waker);
+        }
+    }
+}
+
+impl<T: Types> Drop for Cell<T> {
+    fn drop(&mut self) {
+        self.empty();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A queue of envelopes, linked through their cells: nothing is allocated, and it moves as three
+//! A queue of envelopes, linked through their cells: nothing is allocated, and it moves as four
 //! words from the dispatcher to a worker.
 //!
 //! Invariant: `tail` links to the last envelope, which is reached from `head` through the `next`
@@ -10,11 +10,12 @@ use crate::types::Types;
 pub(crate) struct Chain<T: Types> {
     head: Option<Envelope<T>>,
     tail: Option<Link<T>>,
+    len: usize,
 }
 
 impl<T: Types> Default for Chain<T> {
     fn default() -> Self {
-        Self { head: None, tail: None }
+        Self { head: None, tail: None, len: 0 }
     }
 }
 
@@ -23,12 +24,17 @@ impl<T: Types> Chain<T> {
         self.head.is_none()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn front(&self) -> Option<&Envelope<T>> {
         self.head.as_ref()
     }
 
     pub(crate) fn push_back(&mut self, envelope: Envelope<T>) {
         let link = envelope.as_link();
+        self.len += 1;
         match self.tail.replace(link) {
             None => self.head = Some(envelope),
             Some(last) => Envelope::with_next_of(last, |next| *next = Some(envelope)),
@@ -41,11 +47,15 @@ impl<T: Types> Chain<T> {
         if self.head.is_none() {
             self.tail = None;
         }
+        self.len -= 1;
         Some(envelope)
     }
 
     /// Splits off the first `most` envelopes.
     pub(crate) fn take_front(&mut self, most: usize) -> Self {
+        if self.len <= most {
+            return std::mem::take(self);
+        }
         let mut taken = Self::default();
         for _ in 0..most {
             match self.pop_front() {

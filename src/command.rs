@@ -1,6 +1,7 @@
 //! What a user writes: a command, the handler that carries it out, and where state comes from.
 
 use crate::cell::Probe;
+use crate::shard::front::Front;
 use std::fmt;
 use std::future::{Future, ready};
 use std::hash::Hash;
@@ -29,7 +30,7 @@ pub trait Command: Send + 'static {
     /// Names the aggregate that the command changes.
     ///
     /// The id is hashed once per command and cloned once per aggregate, when the aggregate is
-    /// first met (and once per wait inside a handler, for the detection of deadlocks).
+    /// first met. Submissions inside a handler clone it as well, for the detection of deadlocks.
     type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
 
     /// The aggregate of this command. It must be the same at each call.
@@ -279,6 +280,7 @@ pub struct Receipt<O> {
 #[derive(Clone)]
 pub struct Context {
     pub(crate) command: Arc<dyn Probe>,
+    pub(crate) front: Arc<Front>,
     pub(crate) version: u64,
     pub(crate) shard: usize,
 }
@@ -300,7 +302,7 @@ impl Context {
     /// The pool never stops a started command; a handler that runs long may look at this and
     /// return early (G8).
     pub fn is_cancelled(&self) -> bool {
-        self.command.is_cancel_asked()
+        self.command.is_cancel_asked() || self.front.is_aborting()
     }
 }
 

@@ -23,6 +23,31 @@ pub(crate) fn drop_contained<T>(value: T) {
     }
 }
 
+/// Holds a value of the user's in a future of the pool's, and drops it contained.
+pub(crate) struct Quiet<T>(Option<T>);
+
+impl<T> Quiet<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+}
+
+impl<T> std::ops::Deref for Quiet<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("there until the drop")
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        if let Some(value) = self.0.take() {
+            drop_contained(value);
+        }
+    }
+}
+
 fn message(payload: Box<dyn Any + Send>) -> String {
     let text = if let Some(s) = payload.downcast_ref::<&'static str>() {
         (*s).to_owned()

@@ -2,7 +2,7 @@
 
 use crate::contain::contain;
 use crate::error::DrainError;
-use crate::executors::{Executor, Task};
+use crate::executors::{Clock, SystemClock, Task};
 use crate::lifecycle::Lifecycle;
 use crate::park::block_on;
 use crate::reentry::{self, Guard, Peers, Target, Verdict};
@@ -31,7 +31,9 @@ use std::time::Duration;
 pub struct Drain {
     lifecycle: Arc<Lifecycle>,
     peers: Arc<Peers>,
-    executor: Arc<dyn Executor>,
+    clock: Arc<dyn Clock>,
+    time: Option<Duration>,
+    /// Made from `time` at the first poll.
     timer: Option<Task>,
     cell: Option<Arc<AtomicWaker>>,
     guard: Option<Guard>,
@@ -41,26 +43,29 @@ impl Drain {
     pub(crate) fn new(
         lifecycle: &Arc<Lifecycle>,
         peers: &Arc<Peers>,
-        executor: &Arc<dyn Executor>,
+        clock: &Arc<dyn Clock>,
     ) -> Self {
         Self {
             lifecycle: Arc::clone(lifecycle),
             peers: Arc::clone(peers),
-            executor: Arc::clone(executor),
+            clock: Arc::clone(clock),
+            time: None,
             timer: None,
             cell: None,
             guard: None,
         }
     }
 
-    /// Waits no longer than this, by the executor's clock. The pool stays closed after that, what
+    /// Waits no longer than this after the first poll, by the executor's clock; a time too long for
+    /// the clock is no limit. The pool stays closed after that, what
     /// was accepted goes on, and `drain` or `abort` can be called again.
     pub fn within(mut self, time: Duration) -> Self {
-        self.timer = Some(self.executor.sleep(time));
+        self.time = self.clock.now().checked_add(time).map(|_| time);
         self
     }
 
-    /// Blocks the thread until the pool has ended.
+    /// Blocks the thread until the pool has ended, or the time of [`within`](Self::within) is over
+    /// by the system's clock.
     ///
     /// Not for async code: it holds up its executor, perhaps the one that has to end the pool.
     ///
@@ -68,8 +73,10 @@ impl Drain {
     ///
     /// As for the future; [`DrainError::Deadlock`] also where it would block the last thread of the
     /// executor.
-    pub fn blocking_wait(self) -> Result<Outcomes, DrainError> {
+    pub fn blocking_wait(mut self) -> Result<Outcomes, DrainError> {
         let Some(_blocked) = reentry::may_block() else { return Err(DrainError::Deadlock) };
+        // The executor's timer may need the very thread that this blocks.
+        self.clock = Arc::new(SystemClock);
         block_on(self)
     }
 }
@@ -86,6 +93,9 @@ impl Future for Drain {
         if this.lifecycle.is_over() {
             this.guard = None;
             return Poll::Ready(Ok(fronts.iter().map(|front| front.outcomes()).sum()));
+        }
+        if let Some(time) = this.time.take() {
+            this.timer = Some(this.clock.sleep(time));
         }
         match &mut this.timer {
             Some(timer) => {

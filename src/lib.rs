@@ -71,8 +71,25 @@
 //! | G18, G19, G20 | No runtime in the core, additive features, callers from anywhere. |
 //! | G21 | Counters for everybody, a hook for tests. |
 //!
-//! Calls from tasks that a handler spawns are not seen by G9. Panics are contained with
-//! `panic = "unwind"` only.
+//! Panics are contained with `panic = "unwind"` only.
+//!
+//! # Waits inside handlers
+//!
+//! A handler may submit to its own pool, or another, and wait. A wait that could never end is
+//! refused with `Deadlock` (G9): for the handler's own aggregate, for one that waits for it, when all
+//! workers of the target's shard are in such waits, and for room that only they could make. The pool
+//! judges by the waits that it sees while it polls handlers, so
+//!
+//! * waits in tasks that a handler spawns are not seen;
+//! * each wait that a handler has polled and not dropped counts, also in a `select` with a timeout: the
+//!   pool can't know that the handler would go on without it;
+//! * what runs inside a handler's poll counts as the handler: also another executor's tasks, if the
+//!   handler drives one by a nested `block_on`;
+//! * a ticket of another pool that was made outside of handlers is not seen.
+//!
+//! A handler that reaches its own pool should hold a [`WeakPool`]. Blocking waits inside handlers are
+//! refused where they would block the executor's last thread: see
+//! [`Executor::threads`](executors::Executor::threads).
 //!
 //! # Features
 //!
@@ -92,6 +109,7 @@ mod chain;
 mod command;
 mod contain;
 mod drain;
+mod entering;
 mod error;
 #[path = "../executors/mod.rs"]
 pub mod executors;

@@ -4,7 +4,7 @@ use crate::builder::Builder;
 use crate::command::{Command, CommandHandler, NoLoader, Receipt};
 use crate::drain::Drain;
 use crate::error::{SendError, SubmitError, TrySubmitError};
-use crate::executors::{Clock, Executor};
+use crate::executors::Clock;
 use crate::lifecycle::Lifecycle;
 use crate::reentry::Peers;
 use crate::router::Router;
@@ -62,7 +62,6 @@ pub(crate) struct Inner<T: Types> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) lifecycle: Arc<Lifecycle>,
-    pub(crate) executor: Arc<dyn Executor>,
 }
 
 impl<T: Types> Inner<T> {
@@ -206,7 +205,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// Can be called any number of times, by any number of callers.
     pub fn drain(&self) -> Drain {
         self.inner.close();
-        Drain::new(&self.inner.lifecycle, &self.inner.peers, &self.inner.executor)
+        Drain::new(&self.inner.lifecycle, &self.inner.peers, &self.inner.clock)
     }
 
     /// As [`drain`](Self::drain), but what has not started is resolved as
@@ -217,7 +216,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
         for shard in &self.inner.shards {
             shard.front.abort();
         }
-        Drain::new(&self.inner.lifecycle, &self.inner.peers, &self.inner.executor)
+        Drain::new(&self.inner.lifecycle, &self.inner.peers, &self.inner.clock)
     }
 
     /// A handle that does not keep the pool open: for handlers that must reach their own pool.

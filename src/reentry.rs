@@ -21,6 +21,7 @@
 //! thread-local. The boards are read without blocking through `arc_swap`.
 
 use crate::cell::{Probe, Stage};
+use crate::contain::contain;
 use crate::shard::front::Front;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering, fence};
 use arc_swap::ArcSwapOption;
@@ -68,6 +69,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) lane: u64,
     /// Counts the commands of this worker, so that a wait can tell one handler from the next.
     pub(crate) run: u64,
+    /// How many commands of the same turn wait behind this one.
+    pub(crate) behind: usize,
     /// Set when a wait was published, so that the worker cleans up after a handler that leaks one.
     pub(crate) published: &'a Cell<bool>,
 }
@@ -137,10 +140,31 @@ impl Target {
     }
 }
 
+/// Of a submission that was made inside a handler: its aggregate.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    front: Arc<Front>,
+    id: Arc<dyn Key>,
+}
+
+impl Origin {
+    pub(crate) fn new(front: &Arc<Front>, id: Arc<dyn Key>) -> Self {
+        Self { front: Arc::clone(front), id }
+    }
+
+    /// What a wait for the outcome waits for.
+    pub(crate) fn target(&self, cell: Option<Arc<dyn Probe>>) -> Target {
+        let (front, id) = (Arc::clone(&self.front), Some(Arc::clone(&self.id)));
+        Target::Command { front, id, cell }
+    }
+}
+
 struct Wait {
     token: u64,
     from: Arc<dyn Key>,
     lane: u64,
+    /// How many commands are in the turn behind the handler's.
+    behind: usize,
     target: Target,
 }
 
@@ -154,19 +178,28 @@ impl Board {
         Self { slots: (0..workers).map(|_| ArcSwapOption::empty()).collect() }
     }
 
+    /// Whether no handler of this shard waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| slot.load().is_none())
+    }
+
     fn edit(&self, worker: usize, edit: impl Fn(&mut Vec<Arc<Wait>>)) {
         // A compare-and-exchange loop: the worker's thread adds, and a wait that was moved to
         // another thread may be dropped there at the same time.
-        self.slots[worker].rcu(|old| {
-            let mut waits = old.as_deref().cloned().unwrap_or_default();
-            edit(&mut waits);
-            (!waits.is_empty()).then(|| Arc::new(waits))
-        });
+        let edited = || {
+            self.slots[worker].rcu(|old| {
+                let mut waits = old.as_deref().cloned().unwrap_or_default();
+                edit(&mut waits);
+                (!waits.is_empty()).then(|| Arc::new(waits))
+            })
+        };
+        // The last holder of a wait drops ids and cells in it, which are the user's.
+        let _ = contain(|| drop(edited()));
     }
 
     /// The handler of this worker is over: it waits for nothing.
     pub(crate) fn clear(&self, worker: usize) {
-        self.slots[worker].store(None);
+        let _ = contain(|| self.slots[worker].store(None));
     }
 }
 
@@ -195,6 +228,7 @@ impl Guard {
                     token: wait.token,
                     from: Arc::clone(&wait.from),
                     lane: wait.lane,
+                    behind: wait.behind,
                     target: target.clone(),
                 });
             }
@@ -231,6 +265,12 @@ pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<T
         let Some(target) = target() else { return Verdict::Fine };
         let mut published = publish(frame, target.clone());
         fence(Ordering::SeqCst);
+        for front in &frame.peers.fronts {
+            // This may have been the last handler that could have made room there.
+            if front.has_waiting() {
+                front.dispatcher.wake();
+            }
+        }
         let verdict = judge(&target);
         published.settled = verdict == Verdict::Fine;
         if verdict != Verdict::Stuck {
@@ -248,7 +288,13 @@ pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<T
 fn publish(frame: &Frame<'_>, target: Target) -> Guard {
     static TOKENS: AtomicU64 = AtomicU64::new(0);
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
-    let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
+    let wait = Arc::new(Wait {
+        token,
+        from: frame.id.to_shared(),
+        lane: frame.lane,
+        behind: frame.behind,
+        target,
+    });
     frame.published.set(true);
     frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
     Guard {
@@ -272,41 +318,81 @@ struct Node {
 struct Graph {
     fronts: Vec<Arc<Front>>,
     nodes: Vec<Node>,
+    /// A shard in which no room will come.
+    full: Option<Arc<Front>>,
 }
 
 fn judge(target: &Target) -> Verdict {
-    let mut graph = Graph::default();
-    graph.reach(target);
-    let mut at = 0;
-    while at < graph.fronts.len() {
-        let front = Arc::clone(&graph.fronts[at]);
-        for slot in &front.board.slots {
-            let Some(waits) = slot.load_full() else { continue };
-            for wait in waits.iter() {
-                graph.reach(&wait.target);
+    Graph::around(target, None).can_end(target)
+}
+
+/// Asked by a dispatcher that has no room, nothing ready and somebody waiting: whether every queued
+/// command is behind a handler that can't end. `backlog` tells how many commands the dispatcher has
+/// for a lane. If so, room will never come; the answer is the cells of the submissions that
+/// handlers wait with, to be refused.
+pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<*const ()> {
+    let room = Target::Room { front: Arc::clone(front), cell: None };
+    let graph = Graph::around(&room, Some(front));
+    let stuck = || graph.nodes_of(front).filter(|node| !node.can_end).map(|node| &node.waits);
+    let behind: usize = stuck().map(|waits| waits[0].behind + backlog(waits[0].lane)).sum();
+    // While somebody waits, only the dispatcher adds to the queue: it can but have become less.
+    if (behind as u64) < front.queued() {
+        return Vec::new();
+    }
+    graph
+        .nodes
+        .iter()
+        .filter(|node| !node.can_end)
+        .flat_map(|node| node.waits.iter())
+        .filter_map(|wait| match &wait.target {
+            Target::Room { front: of, cell } | Target::Command { front: of, cell, .. } => {
+                let cell = cell.as_ref()?;
+                let waits = Arc::ptr_eq(of, front) && cell.stage() == Stage::Waiting;
+                waits.then(|| Arc::as_ptr(cell).cast())
             }
-            graph.nodes.push(Node { front: at, waits, can_end: false });
-        }
-        at += 1;
-    }
-    loop {
-        let ends: Vec<usize> = (0..graph.nodes.len())
-            .filter(|&n| {
-                let node = &graph.nodes[n];
-                !node.can_end
-                    && node.waits.iter().all(|w| graph.can_end(&w.target) != Verdict::Stuck)
-            })
-            .collect();
-        if ends.is_empty() {
-            return graph.can_end(target);
-        }
-        for n in ends {
-            graph.nodes[n].can_end = true;
-        }
-    }
+            Target::Drain(_) => None,
+        })
+        .collect()
 }
 
 impl Graph {
+    /// All that bears on a wait, with what can end marked. In `full` no room will come.
+    fn around(target: &Target, full: Option<&Arc<Front>>) -> Self {
+        let mut graph = Self { full: full.cloned(), ..Self::default() };
+        graph.reach(target);
+        let mut at = 0;
+        while at < graph.fronts.len() {
+            let front = Arc::clone(&graph.fronts[at]);
+            for slot in &front.board.slots {
+                let Some(waits) = slot.load_full() else { continue };
+                for wait in waits.iter() {
+                    graph.reach(&wait.target);
+                }
+                graph.nodes.push(Node { front: at, waits, can_end: false });
+            }
+            at += 1;
+        }
+        loop {
+            let ends: Vec<usize> = (0..graph.nodes.len())
+                .filter(|&n| {
+                    let node = &graph.nodes[n];
+                    let mut waits = node.waits.iter();
+                    !node.can_end && waits.all(|w| graph.can_end(&w.target) != Verdict::Stuck)
+                })
+                .collect();
+            if ends.is_empty() {
+                return graph;
+            }
+            for n in ends {
+                graph.nodes[n].can_end = true;
+            }
+        }
+    }
+
+    fn is_full(&self, front: &Arc<Front>) -> bool {
+        self.full.as_ref().is_some_and(|full| Arc::ptr_eq(full, front))
+    }
+
     fn reach(&mut self, target: &Target) {
         let fronts = match target {
             Target::Command { front, .. } | Target::Room { front, .. } => {
@@ -334,7 +420,7 @@ impl Graph {
             }
             waiting += 1;
         }
-        waiting < front.workers()
+        waiting < front.workers_left()
     }
 
     /// By what is known so far: `can_end` of the nodes only ever turns from false to true.
@@ -343,7 +429,7 @@ impl Graph {
         match target {
             Target::Room { front, cell } => {
                 let stage = cell.as_ref().map_or(Stage::Waiting, |cell| cell.stage());
-                fine(stage != Stage::Waiting || self.has_worker(front))
+                fine(stage != Stage::Waiting || (!self.is_full(front) && self.has_worker(front)))
             }
             Target::Drain(peers) => {
                 fine(peers.fronts.iter().all(|front| self.nodes_of(front).all(|node| node.can_end)))
@@ -352,6 +438,9 @@ impl Graph {
                 let stage = cell.as_ref().map_or(Stage::Waiting, |cell| cell.stage());
                 if stage == Stage::Over {
                     return Verdict::Fine;
+                }
+                if stage == Stage::Waiting && cell.is_some() && self.is_full(front) {
+                    return Verdict::Stuck;
                 }
                 let lane = cell.as_ref().map_or(0, |cell| cell.lane());
                 if id.is_none() && lane == 0 {

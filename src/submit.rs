@@ -1,22 +1,19 @@
 //! How a command gets into a shard: at once, after a wait for room, or not at all.
 
-use crate::cell::{Cell, Refused, release};
 use crate::command::{Command, Receipt};
-use crate::contain::{Panic, contain};
+use crate::entering::{Entering, WaitsFor, accept};
 use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::park::block_on;
 use crate::pool::Inner;
-use crate::reentry::{self, Guard, Target, Verdict};
-use crate::shard::Shard;
+use crate::reentry;
 use crate::shard::front::Entry;
-use crate::sync::Arc;
 use crate::ticket::{Ticket, Waiter};
-use crate::types::{Types, TypesOf};
+use crate::types::TypesOf;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A way into a pool with something decided in advance: a deadline for each command, or the shard.
 ///
@@ -97,10 +94,8 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
         let shard = self.pool.shard(route.shard);
         match shard.front.try_enter() {
             Entry::Accepted => {
-                let origin =
-                    Waiter::<TypesOf<C, O, E>>::origin(&shard.front, route.command.aggregate_id());
-                let cell = accept(shard, route, deadline);
-                Ok(Ticket { inner: Waiter::new(cell).with_origin(origin) })
+                let (cell, origin) = accept(shard, route, deadline);
+                Ok(Ticket { inner: Waiter::new(cell, origin, None) })
             }
             Entry::Full => Err(TrySubmitError::Full(route.command)),
             Entry::Closed => Err(TrySubmitError::Closed(route.command)),
@@ -143,209 +138,6 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     }
 }
 
-/// A command, and where it is to go.
-pub(crate) struct Route<C> {
-    command: C,
-    hash: u64,
-    shard: usize,
-}
-
-impl<T: Types> Inner<T> {
-    /// Finds the shard of a command. Calls the id's `Hash`, which may panic.
-    fn route(
-        &self,
-        wanted: Option<usize>,
-        command: T::Command,
-    ) -> Result<Route<T::Command>, SubmitError<T::Command>> {
-        let hash = match contain(|| self.router.hash(command.aggregate_id())) {
-            Ok(hash) => hash,
-            Err(Panic(message)) => return Err(SubmitError::Panicked { command, message }),
-        };
-        let shard = self.router.shard(hash);
-        match wanted {
-            Some(wanted) if wanted != shard => {
-                Err(SubmitError::WrongShard { command, shard: wanted, owner: shard })
-            }
-            _ => Ok(Route { command, hash, shard }),
-        }
-    }
-
-    fn deadline(&self, time: Option<Duration>) -> Option<Instant> {
-        // A time too long for the clock is none at all.
-        time.and_then(|time| self.clock.now().checked_add(time))
-    }
-
-    fn has_passed(&self, deadline: Option<Instant>) -> bool {
-        deadline.is_some_and(|deadline| self.clock.now() >= deadline)
-    }
-}
-
-/// Hands an accepted command over to its shard.
-fn accept<T: Types + 'static>(
-    shard: &Shard<T>,
-    route: Route<T::Command>,
-    deadline: Option<Instant>,
-) -> Arc<Cell<T>> {
-    let (cell, envelope) = Cell::accepted(route.command, route.hash, deadline, &shard.front);
-    shard.push_accepted(envelope);
-    cell
-}
-
-/// A submission on its way to being accepted.
-struct Entering<'p, T: Types> {
-    pool: &'p Inner<T>,
-    wanted: Option<usize>,
-    deadline: Option<Instant>,
-    step: Step<T>,
-    guard: Option<Guard>,
-    origin: Option<(Arc<crate::shard::front::Front>, Arc<dyn reentry::Key>)>,
-}
-
-/// An accepted command's cell, or why it was not accepted.
-type Entered<T> = Result<Arc<Cell<T>>, SubmitError<<T as Types>::Command>>;
-
-enum Step<T: Types> {
-    /// Not polled yet: nothing has happened.
-    New(T::Command),
-    /// In the lobby.
-    Waiting { cell: Arc<Cell<T>>, shard: usize },
-    /// Accepted or refused.
-    Over,
-}
-
-/// What a submission inside a handler waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WaitsFor {
-    Room,
-    Outcome,
-}
-
-impl<'p, T: Types + 'static> Entering<'p, T> {
-    fn new(
-        pool: &'p Inner<T>,
-        wanted: Option<usize>,
-        time: Option<Duration>,
-        command: T::Command,
-    ) -> Self {
-        Self {
-            pool,
-            wanted,
-            deadline: pool.deadline(time),
-            step: Step::New(command),
-            guard: None,
-            origin: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, waits_for: WaitsFor) -> Poll<Entered<T>> {
-        match std::mem::replace(&mut self.step, Step::Over) {
-            Step::New(command) => match self.enter(command, waits_for) {
-                Ok(Some(cell)) => return Poll::Ready(Ok(cell)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            },
-            waiting @ Step::Waiting { .. } => self.step = waiting,
-            Step::Over => panic!("submission polled after it was ready"),
-        }
-        let Step::Waiting { cell, .. } = &self.step else { unreachable!("entered or waiting") };
-        match cell.poll_granted(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(granted) => {
-                let Step::Waiting { cell, .. } = std::mem::replace(&mut self.step, Step::Over)
-                else {
-                    unreachable!("it was waiting a moment ago")
-                };
-                Poll::Ready(match granted {
-                    Ok(()) => Ok(cell),
-                    Err(refused) => {
-                        release(cell);
-                        Err(match refused {
-                            Refused::Closed(command) => SubmitError::Closed(command),
-                            Refused::Expired(command) => SubmitError::Expired(command),
-                        })
-                    }
-                })
-            }
-        }
-    }
-
-    /// The first poll: accepted with a cell, or in the lobby.
-    fn enter(
-        &mut self,
-        command: T::Command,
-        waits_for: WaitsFor,
-    ) -> Result<Option<Arc<Cell<T>>>, SubmitError<T::Command>> {
-        let route = self.pool.route(self.wanted, command)?;
-        if self.pool.has_passed(self.deadline) {
-            return Err(SubmitError::Expired(route.command));
-        }
-        let shard = self.pool.shard(route.shard);
-        let front = &shard.front;
-        self.origin = Waiter::<T>::origin(front, route.command.aggregate_id());
-        if front.is_closed() {
-            return Err(SubmitError::Closed(route.command));
-        }
-        if let Some((front, id)) = &self.origin
-            && waits_for == WaitsFor::Outcome
-        {
-            let (front, id) = (Arc::clone(front), Some(Arc::clone(id)));
-            if reentry::watch(&mut self.guard, || Some(Target::Command { front, id, cell: None }))
-                == Verdict::Stuck
-            {
-                return Err(SubmitError::Deadlock(route.command));
-            }
-        }
-        let mut entry = front.try_enter();
-        if entry == Entry::Full {
-            if self.origin.is_some() && waits_for == WaitsFor::Room {
-                let room = || Some(Target::Room { front: Arc::clone(front), cell: None });
-                if reentry::watch(&mut self.guard, room) == Verdict::Stuck {
-                    return Err(SubmitError::Deadlock(route.command));
-                }
-            }
-            entry = front.enter_or_wait();
-        }
-        let cell = match entry {
-            Entry::Closed => return Err(SubmitError::Closed(route.command)),
-            Entry::Accepted => {
-                let cell = accept(shard, route, self.deadline);
-                self.refine(waits_for, &cell);
-                return Ok(Some(cell));
-            }
-            Entry::Full => {
-                let (cell, envelope) =
-                    Cell::waiting(route.command, route.hash, self.deadline, front);
-                shard.push_waiting(envelope);
-                cell
-            }
-        };
-        self.refine(waits_for, &cell);
-        self.step = Step::Waiting { cell, shard: route.shard };
-        Ok(None)
-    }
-
-    /// Tells the published wait which cell to look at.
-    fn refine(&self, waits_for: WaitsFor, cell: &Arc<Cell<T>>) {
-        let (Some(guard), Some((front, id))) = (&self.guard, &self.origin) else { return };
-        let (front, cell) = (Arc::clone(front), Some(cell.clone() as Arc<_>));
-        guard.refine(&match waits_for {
-            WaitsFor::Room => Target::Room { front, cell },
-            WaitsFor::Outcome => Target::Command { front, id: Some(Arc::clone(id)), cell },
-        });
-    }
-}
-
-impl<T: Types> Drop for Entering<'_, T> {
-    fn drop(&mut self) {
-        if let Step::Waiting { cell, shard } = std::mem::replace(&mut self.step, Step::Over) {
-            if cell.abandon() {
-                self.pool.shard(shard).front.stop_waiting();
-            }
-            release(cell);
-        }
-    }
-}
-
 /// The future of [`submit`](crate::ShardPool::submit).
 ///
 /// # Cancel safety
@@ -368,8 +160,8 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let entering = &mut self.entering;
         entering.poll(cx, WaitsFor::Room).map_ok(|cell| {
-            entering.guard = None;
-            Ticket { inner: Waiter::new(cell).with_origin(entering.origin.take()) }
+            let (origin, _) = entering.take_origin();
+            Ticket { inner: Waiter::new(cell, origin, None) }
         })
     }
 }
@@ -401,11 +193,10 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Sending<'_, C,
             None => match this.entering.poll(cx, WaitsFor::Outcome) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::NotAccepted(error))),
-                Poll::Ready(Ok(cell)) => this.waiter.insert(
-                    Waiter::new(cell)
-                        .with_origin(this.entering.origin.take())
-                        .with_guard(this.entering.guard.take()),
-                ),
+                Poll::Ready(Ok(cell)) => {
+                    let (origin, guard) = this.entering.take_origin();
+                    this.waiter.insert(Waiter::new(cell, origin, guard))
+                }
             },
         };
         waiter.poll(cx).map_err(SendError::Command)

@@ -4,10 +4,9 @@ use crate::cell::{Cell, Outcome, release};
 use crate::command::Command;
 use crate::error::CommandError;
 use crate::park::block_on;
-use crate::reentry::{self, Guard, Key, Target, Verdict};
-use crate::shard::front::Front;
+use crate::reentry::{self, Guard, Origin, Target, Verdict};
 use crate::sync::Arc;
-use crate::types::{IdOf, Types, TypesOf};
+use crate::types::{Types, TypesOf};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -54,29 +53,9 @@ pub(crate) struct Waiter<T: Types> {
     guard: Option<Guard>,
 }
 
-struct Origin {
-    front: Arc<Front>,
-    id: Arc<dyn Key>,
-}
-
 impl<T: Types + 'static> Waiter<T> {
-    pub(crate) fn new(cell: Arc<Cell<T>>) -> Self {
-        Self { cell: Some(cell), origin: None, guard: None }
-    }
-
-    /// Notes the aggregate, if this is inside a handler: the command is about to be moved away.
-    pub(crate) fn origin(front: &Arc<Front>, id: &IdOf<T>) -> Option<(Arc<Front>, Arc<dyn Key>)> {
-        reentry::in_handler().then(|| (Arc::clone(front), Key::to_shared(id)))
-    }
-
-    pub(crate) fn with_origin(mut self, origin: Option<(Arc<Front>, Arc<dyn Key>)>) -> Self {
-        self.origin = origin.map(|(front, id)| Box::new(Origin { front, id }));
-        self
-    }
-
-    pub(crate) fn with_guard(mut self, guard: Option<Guard>) -> Self {
-        self.guard = guard;
-        self
+    pub(crate) fn new(cell: Arc<Cell<T>>, origin: Option<Origin>, guard: Option<Guard>) -> Self {
+        Self { cell: Some(cell), origin: origin.map(Box::new), guard }
     }
 
     fn cell(&self) -> &Arc<Cell<T>> {
@@ -91,11 +70,7 @@ impl<T: Types + 'static> Waiter<T> {
         let cell = self.cell.as_ref().expect("a waiter holds its cell until it is dropped");
         let origin = &self.origin;
         let verdict = reentry::watch(&mut self.guard, || match origin {
-            Some(origin) => Some(Target::Command {
-                front: Arc::clone(&origin.front),
-                id: Some(Arc::clone(&origin.id)),
-                cell: Some(cell.clone()),
-            }),
+            Some(origin) => Some(origin.target(Some(cell.clone()))),
             None => Target::of_ticket(cell.front_ptr(), cell.clone()),
         });
         match verdict {
@@ -113,6 +88,8 @@ impl<T: Types + 'static> Waiter<T> {
 
 impl<T: Types> Drop for Waiter<T> {
     fn drop(&mut self) {
+        // The wait first: it holds the cell as well, which is to be recycled.
+        self.guard = None;
         if let Some(cell) = self.cell.take() {
             release(cell);
         }

@@ -20,13 +20,14 @@
 //! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody,
 //! and a single command costs one wake.
 
-use crate::cell::Envelope;
+use crate::cell::{Envelope, Refusal};
 use crate::chain::Chain;
 use crate::command::{Command, CommandHandler};
-use crate::contain::{Panic, contain};
+use crate::contain::{Panic, Quiet, contain};
 use crate::error::CommandError;
 use crate::executors::Clock;
 use crate::lifecycle::Alive;
+use crate::reentry;
 use crate::shard::floor::Floor;
 use crate::shard::front::LOBBY_SLACK;
 use crate::shard::lane::Seat;
@@ -95,8 +96,8 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     /// The abort has been carried out; what comes later is aborted as it comes.
     aborted: bool,
     index: usize,
-    clock: Arc<dyn Clock>,
-    hook: Option<Hook>,
+    clock: Quiet<Arc<dyn Clock>>,
+    hook: Quiet<Option<Hook>>,
     /// `None` once the dispatcher has come to its end.
     // Last: the pool has ended only when all of the above is gone.
     alive: Option<Alive>,
@@ -122,8 +123,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             offered: 0,
             aborted: false,
             index,
-            clock: Arc::clone(&plan.clock),
-            hook: plan.hook.clone(),
+            clock: Quiet::new(Arc::clone(&plan.clock)),
+            hook: Quiet::new(plan.hook.clone()),
             alive: Some(plan.lifecycle.alive()),
         }
     }
@@ -150,7 +151,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Puts an accepted command into the lane of its aggregate.
     fn admit(&mut self, envelope: Envelope<T>) {
-        if let Some(hook) = &self.hook
+        if let Some(hook) = &*self.hook
             && let Err(panic) = contain(|| hook(self.index))
         {
             return end_panicked(envelope, panic);
@@ -183,12 +184,16 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Grants room to those who wait, first come, first served.
     fn grant(&mut self) {
+        if self.shard.front.take_refusal() {
+            self.refuse(Envelope::is_denied);
+        }
         if self.lobby.is_empty() {
             return;
         }
         let front = Arc::clone(&self.shard.front);
         while let Some(first) = self.lobby.front() {
-            if !first.is_abandoned() && !front.is_closed() && !front.has_room() {
+            let granted = front.has_room() || front.is_closed();
+            if !granted && !first.is_abandoned() {
                 break;
             }
             let Some(envelope) = self.lobby.pop_front() else { break };
@@ -199,18 +204,53 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             let late = envelope.deadline().is_some_and(|deadline| self.clock.now() >= deadline);
             if late || front.is_closed() {
                 front.refuse_waiting();
-                envelope.refuse(late);
+                envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });
             } else if front.grant() {
                 envelope.grant();
                 self.admit(envelope);
             } else {
                 // Closed in this very moment.
-                envelope.refuse(false);
+                envelope.refuse(Refusal::Closed);
             }
+        }
+        if !self.lobby.is_empty() && !self.schedule.has_ready() && self.floor.unclaimed() == 0 {
+            self.refuse_jammed();
         }
         if front.abandoned() > LOBBY_SLACK.max(self.lobby.len() as u64 / 2) {
             front.reset_abandoned();
             self.lobby.retain(|envelope| !envelope.is_abandoned());
+        }
+    }
+
+    /// Everything queued is behind handlers that run. If none of those can end, since they wait for
+    /// room here themselves or for each other, their submissions are refused (G9).
+    fn refuse_jammed(&mut self) {
+        let front = &self.shard.front;
+        if front.board.is_empty() {
+            return;
+        }
+        self.schedule.for_each_backlog(Chain::sweep);
+        let mut backlogs: Vec<(u64, usize)> = Vec::new();
+        self.schedule.for_each_behind(|place, backlog| {
+            backlogs.push((place.number(), backlog.len()));
+        });
+        let backlog = |lane| backlogs.iter().find(|(l, _)| *l == lane).map_or(0, |(_, n)| *n);
+        let jammed = reentry::jammed(front, backlog);
+        if jammed.is_empty() || front.has_room() {
+            return;
+        }
+        self.refuse(|envelope| jammed.contains(&envelope.address()));
+    }
+
+    /// Refuses some of those who wait in the lobby: their wait could never end.
+    fn refuse(&mut self, which: impl Fn(&Envelope<T>) -> bool) {
+        for envelope in std::mem::take(&mut self.lobby) {
+            if which(&envelope) && envelope.begin_grant() {
+                self.shard.front.refuse_waiting();
+                envelope.refuse(Refusal::Deadlock);
+            } else {
+                self.lobby.push_back(envelope);
+            }
         }
     }
 
@@ -369,6 +409,11 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
 
 impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
     fn drop(&mut self) {
+        if self.alive.is_some() {
+            // Dropped from outside: nobody will pass on an abort to the workers any more, so what
+            // they hold for their turn is aborted now.
+            self.floor.order_abort();
+        }
         self.end();
     }
 }

@@ -8,7 +8,7 @@
 //! | `accepted` | whoever moved `word` to accept |
 //! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
 //! | `abandoned` | a submission that gives up waiting adds, the dispatcher resets |
-//! | `orders` | anybody sets a bit; the dispatcher clears `SWEEP` |
+//! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
 //! | `workers` | each worker its own tally |
 //! | `resident` | the dispatcher |
 //!
@@ -66,6 +66,8 @@ mod order {
     pub(super) const ABORT: u8 = 1;
     /// Tombstones are to be discarded.
     pub(super) const SWEEP: u8 = 2;
+    /// Somebody in the lobby is to be refused.
+    pub(super) const REFUSE: u8 = 4;
 }
 
 /// How a submission got on.
@@ -187,6 +189,11 @@ impl Front {
         }
     }
 
+    /// A waiting submission was denied: the dispatcher is to refuse it.
+    pub(crate) fn ask_to_refuse(&self) {
+        self.order(order::REFUSE);
+    }
+
     // ---- room ----
 
     /// A queued command has started, or ended without a start.
@@ -257,18 +264,32 @@ impl Front {
 
     /// Whether a sweep was asked for since the last time.
     pub(crate) fn take_sweep(&self) -> bool {
+        self.take_order(order::SWEEP)
+    }
+
+    /// Whether somebody in the lobby was denied since the last time.
+    pub(crate) fn take_refusal(&self) -> bool {
+        self.take_order(order::REFUSE)
+    }
+
+    fn take_order(&self, order: u8) -> bool {
         // A load first: this is asked at every poll.
-        self.orders.load(Ordering::Relaxed) & order::SWEEP != 0
-            && self.orders.fetch_and(!order::SWEEP, Ordering::Acquire) & order::SWEEP != 0
+        self.orders.load(Ordering::Relaxed) & order != 0
+            && self.orders.fetch_and(!order, Ordering::Acquire) & order != 0
     }
 
     pub(crate) fn has_orders(&self) -> bool {
-        self.orders.load(Ordering::Relaxed) & order::SWEEP != 0
+        self.orders.load(Ordering::Relaxed) & (order::SWEEP | order::REFUSE) != 0
+    }
+
+    /// Whether a submission waits for room.
+    pub(crate) fn has_waiting(&self) -> bool {
+        waiting(self.hot.word.load(Ordering::Relaxed)) != 0
     }
 
     /// Whether there may be something in the lobby's channel: somebody waits, or enough gave up.
     pub(crate) fn has_lobby(&self) -> bool {
-        waiting(self.hot.word.load(Ordering::Relaxed)) != 0 || self.abandoned() > LOBBY_SLACK
+        self.has_waiting() || self.abandoned() > LOBBY_SLACK
     }
 
     /// Whether a waiting submission could be granted room.

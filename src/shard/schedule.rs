@@ -263,6 +263,14 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         }
     }
 
+    /// Calls back with every lane that is out and has a backlog.
+    pub(crate) fn for_each_behind(&self, mut each: impl FnMut(&P, &B)) {
+        for &desk in &self.behind {
+            let entry = &self.desks[desk];
+            each(&entry.place, &entry.backlog);
+        }
+    }
+
     // ---- eviction (G12) ----
 
     fn is_over(&self) -> bool {

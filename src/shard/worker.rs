@@ -3,7 +3,7 @@
 use crate::cell::{Claimed, Outcome};
 use crate::chain::Chain;
 use crate::command::{CommandHandler, Failure, Receipt, Source};
-use crate::contain::{Panic, contain, drop_contained};
+use crate::contain::{Panic, Quiet, contain, drop_contained};
 use crate::error::CommandError;
 use crate::executors::Clock;
 use crate::lifecycle::Alive;
@@ -26,8 +26,8 @@ const BUDGET: usize = 128;
 /// What a worker works with; nothing here changes.
 struct Tools<H: CommandHandler, L> {
     floor: Arc<Floor<HandlerTypes<H>, H::State>>,
-    handler: Arc<(H, L)>,
-    clock: Arc<dyn Clock>,
+    handler: Quiet<Arc<(H, L)>>,
+    clock: Quiet<Arc<dyn Clock>>,
     peers: Arc<Peers>,
     shard: usize,
     worker: usize,
@@ -41,6 +41,17 @@ struct Pace {
     run: u64,
     /// How many more commands it may carry out in this poll.
     budget: usize,
+}
+
+impl Pace {
+    /// Lets others have the thread now and then.
+    async fn spend(&mut self) {
+        self.budget -= 1;
+        if self.budget == 0 {
+            self.budget = BUDGET;
+            yield_now().await;
+        }
+    }
 }
 
 /// A worker's place in its shard. Dropped before the worker has come to its end, it closes the
@@ -63,8 +74,8 @@ impl<H: CommandHandler, L> Post<H, L> {
         Self {
             tools: Tools {
                 floor,
-                handler: Arc::clone(&plan.handler),
-                clock: Arc::clone(&plan.clock),
+                handler: Quiet::new(Arc::clone(&plan.handler)),
+                clock: Quiet::new(Arc::clone(&plan.clock)),
                 peers: Arc::clone(&plan.peers),
                 shard,
                 worker,
@@ -83,6 +94,8 @@ impl<H: CommandHandler, L> Drop for Post<H, L> {
             // this, sees the lanes that wait in the ring and wakes another.
             let floor = &self.tools.floor;
             floor.unlist(self.tools.worker, &mut true);
+            // A handler may have leaked what it waited for.
+            floor.front.board.clear(self.tools.worker);
             floor.front.worker_lost();
         }
     }
@@ -159,6 +172,7 @@ where
                 // Loaded or not, look at the turn again: it may have changed meanwhile, and a
                 // load that failed has ended the command that it was for.
                 self.load(pace, id, lane, body).await;
+                pace.spend().await;
                 continue;
             }
             let Some(envelope) = body.turn.pop_front() else { return };
@@ -167,11 +181,7 @@ where
             } else if let Some(claimed) = envelope.claim() {
                 self.carry_out(pace, id, lane, body, claimed).await;
             }
-            pace.budget -= 1;
-            if pace.budget == 0 {
-                pace.budget = BUDGET;
-                yield_now().await;
-            }
+            pace.spend().await;
         }
     }
 
@@ -213,8 +223,8 @@ where
         lane: u64,
         body: &mut Body<HandlerTypes<H>, H::State>,
     ) {
-        let restore = async { self.handler.1.restore(id).await };
-        let (error, kind) = match self.drive(pace, id, lane, &mut body.turn, None, restore).await {
+        let restore = pin!(Some(async { self.handler.1.restore(id).await }));
+        let (error, kind) = match self.drive(pace, id, lane, &mut body.turn, true, restore).await {
             Driven::Done(Ok((state, version))) => {
                 body.state = Some(state);
                 if let Some(version) = version {
@@ -255,12 +265,15 @@ where
             let error = CommandError::Panicked { message, started: false };
             return claimed.end_unstarted(error, Kind::Panicked);
         };
-        let resident = state.as_mut().expect("a command starts with its state loaded");
         let mut running = Running::start(claimed, self.floor.front.worker_tally(self.worker));
         let command = running.claimed().start();
-        let cx = running.claimed().context(next, self.shard);
-        let handle = async { self.handler.0.handle(resident, command, &cx).await };
-        let driven = self.drive(pace, id, lane, turn, Some(running.claimed()), handle).await;
+        let cx = running.claimed().context(&self.floor.front, next, self.shard);
+        let driven = {
+            let resident = state.as_mut().expect("a command starts with its state loaded");
+            // The call itself is user code too: an async block makes it at the first poll.
+            let handle = pin!(Some(async { self.handler.0.handle(resident, command, &cx).await }));
+            self.drive(pace, id, lane, turn, false, handle).await
+        };
         match driven {
             Driven::Done(Ok(output)) => {
                 *version = next;
@@ -282,22 +295,21 @@ where
     }
 
     /// Polls a future of the user's to its end: inside a frame, with panics contained, and with an
-    /// eye on the dispatcher's orders while it is pending. A load (no `claimed`) is given up on an
-    /// abort, a handler is told.
+    /// eye on the dispatcher's orders while it is pending. On an abort a load is given up; a handler
+    /// goes on, and finds its context cancelled.
     async fn drive<F: Future>(
         &self,
         pace: &mut Pace,
         id: &IdOf<HandlerTypes<H>>,
         lane: u64,
         turn: &mut Chain<HandlerTypes<H>>,
-        claimed: Option<&mut Claimed<HandlerTypes<H>>>,
-        future: F,
+        is_load: bool,
+        future: Pin<&mut Option<F>>,
     ) -> Driven<F::Output> {
         pace.run += 1;
         let mut published = false;
-        let mut future = pin!(Some(future));
-        let mut future = DropContained(future.as_mut());
-        let driven = poll_fn(|cx| {
+        let mut future = DropContained(future);
+        poll_fn(|cx| {
             let frame = Frame {
                 peers: &self.peers,
                 shard: self.shard,
@@ -305,35 +317,42 @@ where
                 id: id as &dyn Key,
                 lane,
                 run: pace.run,
+                behind: turn.len(),
                 published: Cell::from_mut(&mut published),
             };
-            match frame.scope(|| contain(|| future.poll(cx))) {
-                Err(panic) => return Poll::Ready(Driven::Panicked(panic)),
-                Ok(Poll::Ready(result)) => return Poll::Ready(Driven::Done(result)),
-                Ok(Poll::Pending) => {}
+            // Polled, and dropped as soon as it is ready, inside the frame: both are the user's.
+            let polled = frame.scope(|| {
+                let polled = contain(|| future.poll(cx));
+                match polled {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(result)) => Poll::Ready(match future.end() {
+                        Ok(()) => Driven::Done(result),
+                        Err(panic) => {
+                            drop_contained(result);
+                            Driven::Panicked(panic)
+                        }
+                    }),
+                    Err(panic) => {
+                        // What the destructor has to say comes second to why it runs.
+                        let _ = future.end();
+                        Poll::Ready(Driven::Panicked(panic))
+                    }
+                }
+            });
+            if polled.is_ready() {
+                if published {
+                    self.floor.front.board.clear(self.worker);
+                }
+                return polled;
             }
             // Register, then look: an order that comes after this look wakes the worker.
             self.floor.register(self.worker, cx.waker());
-            if self.obey(pace, turn) {
-                match &claimed {
-                    Some(claimed) => claimed.ask_to_cancel(),
-                    None => return Poll::Ready(Driven::Stopped),
-                }
+            if self.obey(pace, turn) && is_load {
+                return Poll::Ready(Driven::Stopped);
             }
             Poll::Pending
         })
-        .await;
-        let dropped = future.end();
-        if published {
-            self.floor.front.board.clear(self.worker);
-        }
-        match (driven, dropped) {
-            (Driven::Done(result), Err(panic)) => {
-                drop_contained(result);
-                Driven::Panicked(panic)
-            }
-            (driven, _) => driven,
-        }
+        .await
     }
 }
 

@@ -113,9 +113,6 @@ impl Executor for Shared {
     fn spawn(&self, task: Task) -> Result<(), SpawnError> {
         self.0.spawn(task)
     }
-    fn sleep(&self, time: Duration) -> Task {
-        self.0.sleep(time)
-    }
     fn clock(&self) -> Arc<dyn Clock> {
         self.0.clock()
     }

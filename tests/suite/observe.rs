@@ -151,7 +151,7 @@ async fn g21_each_outcome_has_its_total(bed: Bed) {
     }
     // Until the executor's clock has passed the deadlines.
     use shardpool::executors::Executor;
-    bed.executor().sleep(std::time::Duration::from_millis(5)).await;
+    bed.executor().clock().sleep(std::time::Duration::from_millis(5)).await;
     door.open();
     blocker.await.unwrap();
     let mut said = shardpool::Outcomes::default();

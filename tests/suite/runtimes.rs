@@ -73,9 +73,6 @@ impl Executor for Counted {
             task.await;
         }))
     }
-    fn sleep(&self, time: Duration) -> Task {
-        self.inner.sleep(time)
-    }
     fn clock(&self) -> Arc<dyn Clock> {
         self.inner.clock()
     }
@@ -119,9 +116,6 @@ async fn g18_an_executor_that_drops_the_futures_at_once_is_an_error(_: Bed) {
         fn spawn(&self, task: Task) -> Result<(), SpawnError> {
             drop(task);
             Ok(())
-        }
-        fn sleep(&self, time: Duration) -> Task {
-            Threads::new().sleep(time)
         }
     }
     let failed =
@@ -194,9 +188,6 @@ impl Executor for OnFutures {
     fn spawn(&self, task: Task) -> Result<(), SpawnError> {
         self.0.spawn_ok(task);
         Ok(())
-    }
-    fn sleep(&self, time: Duration) -> Task {
-        Threads::new().sleep(time)
     }
 }
 
