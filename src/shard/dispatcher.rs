@@ -272,14 +272,16 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
         // Between the offers and the look at the idle set: see `floor.rs`.
         fence(Ordering::SeqCst);
+        // Before the wakes: a woken worker may claim a lane at once, and is counted already.
+        let unclaimed = floor.unclaimed();
         let mut woken = 0;
         if left && floor.wake_one() {
             woken += 1;
         }
-        if new && woken == 0 && floor.unclaimed() > 0 && floor.wake_one() {
+        if new && woken == 0 && unclaimed > 0 && floor.wake_one() {
             woken += 1;
         }
-        floor.unclaimed() > woken && floor.has_idle()
+        unclaimed > woken && floor.has_idle()
     }
 
     /// Aborts everything that has not started (G16).

@@ -87,12 +87,12 @@ impl<T: Types, S> Floor<T, S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Hold<T, S>>> {
         loop {
+            // First: who wakes a listed worker counts on it to look at the ring after that.
+            self.unlist(worker, listed);
             if let Some(hold) = self.take() {
-                self.unlist(worker, listed);
                 return Poll::Ready(Some(hold));
             }
             if self.ended.load(Ordering::Acquire) {
-                self.unlist(worker, listed);
                 return Poll::Ready(None);
             }
             self.register(worker, cx.waker());

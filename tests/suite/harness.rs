@@ -14,6 +14,12 @@ use std::time::Duration;
 /// machine: it is a bound, not a measure.
 const BOUND: Duration = Duration::from_secs(240);
 
+/// The bound in seconds can be set for a while, to see a broken test fail sooner.
+fn bound() -> Duration {
+    let set = std::env::var("SUITE_BOUND").ok().and_then(|s| s.parse().ok());
+    set.map_or(BOUND, Duration::from_secs)
+}
+
 /// Instantiates test functions for each executor that is compiled in. Once per file.
 macro_rules! suite {
     ($($(#[$attr:meta])* $name:ident),+ $(,)?) => {
@@ -73,7 +79,7 @@ impl Bed {
     }
 
     /// Names something whose state is printed should the test hang; usually a pool. A pool is kept
-    /// open by this: name its `downgrade()` where that matters.
+    /// open by this: where that matters, name a `tools::Peek` of it.
     pub(crate) fn watch(&self, what: impl Debug + Send + 'static) {
         self.dumps.lock().unwrap().push(Box::new(move || format!("{what:?}")));
     }
@@ -133,12 +139,13 @@ where
         let _sender = sender;
         enter(on, |executor| Bed { on, executor, dumps: of_test }, test);
     });
-    match done.recv_timeout(BOUND) {
+    let bound = bound();
+    match done.recv_timeout(bound) {
         Err(mpsc::RecvTimeoutError::Timeout) => {
             for dump in dumps.lock().unwrap().iter() {
                 eprintln!("{}", dump());
             }
-            panic!("no end after {BOUND:?}: the test hangs");
+            panic!("no end after {bound:?}: the test hangs");
         }
         _ => {
             if let Err(panic) = body.join() {

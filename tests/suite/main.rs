@@ -4,8 +4,15 @@
 //! threads, and on tokio, smol and async-std where those features are on.
 
 mod harness;
+mod tools;
 
+mod cancel;
+mod deadline;
+mod handout;
 mod million;
 mod observe;
+mod outcomes;
+mod panics;
+mod reentry;
 mod runtimes;
 mod send_sync;

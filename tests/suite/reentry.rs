@@ -1,0 +1,772 @@
+//! Waits inside handlers: what could never end is refused, what can end does (G9).
+
+use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random};
+use crate::tools::{
+    Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
+};
+use shardpool::{CommandError, DrainError, Failure, SendError, ShardPool, SubmitError};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+suite!(
+    g09_a_send_to_the_own_aggregate_is_refused_and_gives_the_command_back,
+    g09_a_ticket_of_the_own_aggregate_is_refused_and_its_command_runs,
+    g09_a_blocking_wait_for_the_own_aggregate_is_refused,
+    g09_a_drain_awaited_in_a_handler_is_refused_and_intake_closes,
+    g09_a_drain_made_outside_and_awaited_in_a_handler_is_refused,
+    g09_a_to_b_to_a_is_refused,
+    g09_a_long_circle_is_refused_once,
+    g09_a_circle_through_a_queued_command_is_refused,
+    g09_a_circle_that_closes_at_one_moment_is_refused,
+    g09_trap11_one_worker_that_sends_to_its_own_shard_is_refused,
+    g09_all_workers_of_a_shard_in_waits_are_not_left_waiting,
+    g09_two_shards_whose_workers_wait_for_each_other_are_not_left_waiting,
+    g09_a_wait_for_room_that_can_not_end_is_refused,
+    g09_room_that_only_the_waiting_handler_itself_could_make_is_refused,
+    g09_a_send_that_waits_for_room_behind_its_own_backlog_is_refused,
+    g09_a_circle_through_the_room_of_another_shard_is_refused,
+    g09_a_wait_for_room_that_can_end_is_not_refused,
+    g09_a_ticket_made_outside_is_refused_when_it_can_not_end,
+    g09_a_ticket_made_outside_is_not_refused_when_it_can_end,
+    g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew,
+    g09_waits_that_a_handler_gave_up_do_not_count,
+    g09_several_waits_of_one_handler_at_once_are_seen,
+    g09_no_false_refusal_of_a_chain_with_enough_workers,
+    g09_no_false_refusal_of_the_last_free_worker,
+    g09_no_false_refusal_of_random_nested_sends_without_circles,
+    g09_under_load_random_nested_sends_with_circles_all_end,
+    g09_under_load_random_nested_sends_with_circles_and_waits_for_room_all_end,
+    g09_ids_with_one_hash_are_told_apart,
+    g09_a_blocking_send_to_another_aggregate_ends_or_is_refused,
+);
+
+/// Sends to `to` from within a handler, and says whether that was refused.
+fn sending_job<K>(pool: &Pool<K>, id: K, to: K) -> Job<K>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+{
+    let pool = pool.clone();
+    Job::new(id, |_| async move {
+        yield_at_random().await;
+        Ok(u64::from(was_refused(pool.send(Job::plain(to)).await)))
+    })
+}
+
+async fn g09_a_send_to_the_own_aggregate_is_refused_and_gives_the_command_back(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 4, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for id in 0..20 {
+        let inner = pool.clone();
+        let job = Job::new(id, move |_| async move {
+            match inner.send(Job::plain(id).number(77)).await {
+                Err(SendError::NotAccepted(SubmitError::Deadlock(job))) => Ok(job.number),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(pool.send(job).await.unwrap().output, 77);
+    }
+    assert_eq!(pool.drain().await.unwrap().total(), 20);
+}
+
+async fn g09_a_ticket_of_the_own_aggregate_is_refused_and_its_command_runs(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 4, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for id in 0..20 {
+        let inner = pool.clone();
+        let job = Job::new(id, move |_| async move {
+            let by_try = inner.try_submit(Job::plain(id)).unwrap();
+            let by_wait = inner.submit(Job::plain(id)).await.unwrap();
+            yield_at_random().await;
+            assert_eq!(by_try.await.unwrap_err(), CommandError::Deadlock);
+            assert_eq!(by_wait.await.unwrap_err(), CommandError::Deadlock);
+            Ok(0)
+        });
+        pool.send(job).await.unwrap();
+    }
+    // What was accepted stays so.
+    assert_eq!(pool.drain().await.unwrap().committed, 60);
+}
+
+async fn g09_a_blocking_wait_for_the_own_aggregate_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 3, 64);
+    bed.watch(Peek(pool.downgrade()));
+    let inner = pool.clone();
+    let job = Job::new(1, move |_| async move {
+        let refused = was_refused(inner.blocking_send(Job::plain(1)));
+        let ticket = inner.blocking_submit(Job::plain(1)).unwrap();
+        assert_eq!(ticket.blocking_wait().unwrap_err(), CommandError::Deadlock);
+        assert_eq!(inner.drain().blocking_wait().unwrap_err(), DrainError::Deadlock);
+        Ok(u64::from(refused))
+    });
+    assert_eq!(pool.send(job).await.unwrap().output, 1);
+    assert_eq!(pool.drain().await.unwrap().committed, 2);
+}
+
+async fn g09_a_drain_awaited_in_a_handler_is_refused_and_intake_closes(bed: Bed) {
+    for abort in [false, true] {
+        let pool = pool(bed.executor(), 2, 2, 64);
+        bed.watch(Peek(pool.downgrade()));
+        let inner = pool.clone();
+        let job = Job::new(1, move |_| async move {
+            yield_at_random().await;
+            let end = if abort { inner.abort() } else { inner.drain() };
+            assert_eq!(end.await.unwrap_err(), DrainError::Deadlock);
+            assert!(inner.try_submit(Job::plain(2)).is_err());
+            Ok(5)
+        });
+        assert_eq!(pool.send(job).await.unwrap().output, 5);
+        assert!(pool.is_closed());
+        assert_eq!(pool.drain().await.unwrap().committed, 1);
+    }
+}
+
+async fn g09_a_drain_made_outside_and_awaited_in_a_handler_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 2, 64);
+    bed.watch(Peek(pool.downgrade()));
+    let (sender, drain) = futures::channel::oneshot::channel::<shardpool::Drain>();
+    let job = Job::new(1, |_| async move {
+        assert_eq!(drain.await.unwrap().await.unwrap_err(), DrainError::Deadlock);
+        Ok(0)
+    });
+    let ticket = pool.try_submit(job).unwrap();
+    let mut drain = pool.drain();
+    assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+    sender.send(drain).unwrap();
+    ticket.await.unwrap();
+    pool.drain().await.unwrap();
+}
+
+async fn g09_a_to_b_to_a_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 4, 256);
+    bed.watch(Peek(pool.downgrade()));
+    for n in 0..20 {
+        let (a, b, outer) = (2 * n, 2 * n + 1, pool.clone());
+        let job = Job::new(a, move |_| async move {
+            // B says that it was refused; A's own wait ends well.
+            Ok(outer.send(sending_job(&outer, b, a)).await.unwrap().output)
+        });
+        assert_eq!(pool.send(job).await.unwrap().output, 1);
+    }
+    assert_eq!(pool.drain().await.unwrap().total(), 40);
+}
+
+async fn g09_a_long_circle_is_refused_once(bed: Bed) {
+    /// Each sends to the next, and the last to the first.
+    fn link(pool: Pool, at: u64, last: u64) -> Job {
+        Job::new(at, move |_| async move {
+            if at == last {
+                return Ok(u64::from(was_refused(pool.send(Job::plain(0)).await)));
+            }
+            let next = link(pool.clone(), at + 1, last);
+            Ok(pool.send(next).await.unwrap().output)
+        })
+    }
+    let pool = pool(bed.executor(), 2, 8, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for last in 1..6 {
+        assert_eq!(pool.send(link(pool.clone(), 0, last)).await.unwrap().output, 1);
+    }
+}
+
+async fn g09_a_circle_through_a_queued_command_is_refused(bed: Bed) {
+    // B#1 runs. A#1 waits for B#2, which is queued behind B#1. Then B#1 sends to A.
+    let pool = pool(bed.executor(), 1, 4, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for round in 0..20 {
+        let (a, b) = (2 * round, 2 * round + 1);
+        let (door, asks) = (Door::closed(), Flag::default());
+        let (of_b, inner) = (door.clone(), pool.clone());
+        let b1 = Job::new(b, move |_| async move {
+            of_b.pass().await;
+            Ok(u64::from(was_refused(inner.send(Job::plain(a)).await)))
+        });
+        let b1 = pool.try_submit(b1).unwrap();
+        let (of_a, inner) = (asks.clone(), pool.clone());
+        let a1 = Job::new(a, move |_| async move {
+            let mut sending = inner.send(Job::plain(b));
+            assert!(poll_once(&mut sending, Waker::noop()).is_pending());
+            of_a.set();
+            Ok(u64::from(was_refused(sending.await)))
+        });
+        let a1 = pool.try_submit(a1).unwrap();
+        until(|| door.arrived() == 1 && asks.is_set()).await;
+        door.open();
+        // B#1 closes the circle and is refused; A, who waited first, is served.
+        assert_eq!((b1.await.unwrap().output, a1.await.unwrap().output), (1, 0));
+    }
+}
+
+async fn g09_a_circle_that_closes_at_one_moment_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 4, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for round in 0..if cfg!(debug_assertions) { 300 } else { 5_000 } {
+        let (a, b) = (2 * (round % 8), 2 * (round % 8) + 1);
+        let start = Door::closed();
+        let side = |id, to| {
+            let (pool, start) = (pool.clone(), start.clone());
+            Job::new(id, move |_| async move {
+                start.pass().await;
+                Ok(u64::from(was_refused(pool.send(Job::plain(to)).await)))
+            })
+        };
+        let (to_b, to_a) =
+            (pool.try_submit(side(a, b)).unwrap(), pool.try_submit(side(b, a)).unwrap());
+        until(|| start.arrived() == 2).await;
+        start.open();
+        let refused = to_b.await.unwrap().output + to_a.await.unwrap().output;
+        assert!(refused >= 1, "both sides of a circle say they were served");
+    }
+}
+
+async fn g09_trap11_one_worker_that_sends_to_its_own_shard_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 1, 64);
+    bed.watch(Peek(pool.downgrade()));
+    let here = id_on(&pool, 0, &[]);
+    let there = id_on(&pool, 0, &[here]);
+    for round in 0..20 {
+        let inner = pool.clone();
+        let job = Job::new(here, move |_| async move {
+            let mut refused = u64::from(was_refused(inner.send(Job::plain(there)).await));
+            let ticket = inner.submit(Job::plain(there)).await.unwrap();
+            refused += u64::from(ticket.await == Err(CommandError::Deadlock));
+            Ok(refused)
+        });
+        let others: Vec<_> = (0..5).map(|_| pool.try_submit(Job::plain(there)).unwrap()).collect();
+        assert_eq!(pool.send(job).await.unwrap().output, 2, "in round {round}");
+        for ticket in others {
+            ticket.await.unwrap();
+        }
+    }
+}
+
+/// Handlers that have all started before any of them sends.
+fn at_once(pool: &Pool, pairs: impl IntoIterator<Item = (u64, u64)>, start: &Door) -> Vec<Ticket> {
+    let side = |(id, to)| {
+        let (inner, start) = (pool.clone(), start.clone());
+        let job = Job::new(id, move |_| async move {
+            start.pass().await;
+            yield_at_random().await;
+            Ok(u64::from(was_refused(inner.send(Job::plain(to)).await)))
+        });
+        pool.try_submit(job).unwrap()
+    };
+    pairs.into_iter().map(side).collect()
+}
+
+async fn refusals(tickets: Vec<Ticket>) -> u64 {
+    let mut refused = 0;
+    for ticket in tickets {
+        refused += ticket.await.unwrap().output;
+    }
+    refused
+}
+
+async fn g09_all_workers_of_a_shard_in_waits_are_not_left_waiting(bed: Bed) {
+    const WORKERS: u64 = 4;
+    let pool = pool(bed.executor(), 1, WORKERS as usize, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..100 {
+        let start = Door::closed();
+        let tickets = at_once(&pool, (0..WORKERS).map(|n| (n, 100 + n)), &start);
+        until(|| start.arrived() == WORKERS).await;
+        start.open();
+        assert!(refusals(tickets).await >= 1, "all workers wait, and all were served");
+        // One worker fewer, and nobody need be refused.
+        let start = Door::closed();
+        let tickets = at_once(&pool, (0..WORKERS - 1).map(|n| (n, 100 + n)), &start);
+        until(|| start.arrived() == WORKERS - 1).await;
+        start.open();
+        assert_eq!(refusals(tickets).await, 0, "refused with a worker to spare");
+    }
+}
+
+async fn g09_two_shards_whose_workers_wait_for_each_other_are_not_left_waiting(bed: Bed) {
+    for workers in [1, 2, 3] {
+        let pool = pool(bed.executor(), 2, workers, 64);
+        bed.watch(Peek(pool.downgrade()));
+        let mut ids = [Vec::new(), Vec::new()];
+        for id in 0..1_000 {
+            ids[pool.shard_of(&id)].push(id);
+        }
+        let here = ids[0][..workers].iter().zip(&ids[1][workers..]).map(|(a, b)| (*a, *b));
+        let there = ids[1][..workers].iter().zip(&ids[0][workers..]).map(|(a, b)| (*a, *b));
+        let all: Vec<_> = here.chain(there).collect();
+        for _ in 0..50 {
+            let start = Door::closed();
+            let tickets = at_once(&pool, all.iter().copied(), &start);
+            until(|| start.arrived() == 2 * workers as u64).await;
+            start.open();
+            assert!(refusals(tickets).await >= 1);
+            // One of them less, and nobody need be refused.
+            let start = Door::closed();
+            let tickets = at_once(&pool, all[1..].iter().copied(), &start);
+            until(|| start.arrived() == 2 * workers as u64 - 1).await;
+            start.open();
+            assert_eq!(refusals(tickets).await, 0, "refused with a worker to spare");
+        }
+    }
+}
+
+async fn g09_a_wait_for_room_that_can_not_end_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 2, 3);
+    bed.watch(Peek(pool.downgrade()));
+    for round in 0..50 {
+        let start = Door::closed();
+        let side = |id: u64| {
+            let (inner, start) = (pool.clone(), start.clone());
+            Job::new(id, move |_| async move {
+                start.pass().await;
+                // More than there can be room for, of aggregates that no worker is free for.
+                let mut refused = 0;
+                for n in 0..4 {
+                    match inner.submit(Job::plain(10 + n).number(n)).await {
+                        Ok(ticket) => drop(ticket),
+                        Err(SubmitError::Deadlock(back)) => {
+                            assert_eq!(back.number, n);
+                            refused += 1;
+                        }
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                Ok(refused)
+            })
+        };
+        let tickets =
+            vec![pool.submit(side(0)).await.unwrap(), pool.submit(side(1)).await.unwrap()];
+        until(|| start.arrived() == 2).await;
+        start.open();
+        assert!(refusals(tickets).await >= 1, "in round {round}");
+        until(|| pool.stats()[0].queued == 0 && pool.stats()[0].running == 0).await;
+    }
+}
+
+/// Fills the shard with commands that are all behind the handler that calls this.
+fn fill(pool: &Pool, id: u64) {
+    while pool.try_submit(Job::plain(id)).is_ok() {}
+}
+
+async fn g09_room_that_only_the_waiting_handler_itself_could_make_is_refused(bed: Bed) {
+    // Three workers are free, and there is nothing that they could start.
+    let pool = pool(bed.executor(), 1, 4, 4);
+    bed.watch(Peek(pool.downgrade()));
+    let inner = pool.clone();
+    let job = Job::new(1, move |_| async move {
+        fill(&inner, 1);
+        match inner.submit(Job::plain(2)).await {
+            Err(SubmitError::Deadlock(_)) => Ok(1),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(pool.send(job).await.unwrap().output, 1);
+    assert_eq!(pool.drain().await.unwrap().committed, 5);
+}
+
+async fn g09_a_send_that_waits_for_room_behind_its_own_backlog_is_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 4, 4);
+    bed.watch(Peek(pool.downgrade()));
+    let inner = pool.clone();
+    let job = Job::new(1, move |_| async move {
+        fill(&inner, 1);
+        Ok(u64::from(was_refused(inner.send(Job::plain(2)).await)))
+    });
+    assert_eq!(pool.send(job).await.unwrap().output, 1);
+    assert_eq!(pool.drain().await.unwrap().committed, 5);
+}
+
+async fn g09_a_circle_through_the_room_of_another_shard_is_refused(bed: Bed) {
+    // A, on shard 0, waits for C, on shard 1, whose handler needs room on shard 0; and that is full
+    // of commands behind A.
+    let pool = pool(bed.executor(), 2, 4, 4);
+    bed.watch(Peek(pool.downgrade()));
+    let a = id_on(&pool, 0, &[]);
+    let (b, c) = (id_on(&pool, 0, &[a]), id_on(&pool, 1, &[]));
+    let inner = pool.clone();
+    let job = Job::new(a, move |_| async move {
+        fill(&inner, a);
+        Ok(inner.send(sending_job(&inner, c, b)).await.unwrap().output)
+    });
+    assert_eq!(pool.send(job).await.unwrap().output, 1);
+}
+
+async fn g09_a_wait_for_room_that_can_end_is_not_refused(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 3, 2);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..30 {
+        let inner = pool.clone();
+        let job = Job::new(1, move |_| async move {
+            // For others, and never full for good: two workers are free.
+            for n in 0..50 {
+                drop(inner.submit(Job::plain(10 + n % 4)).await.unwrap());
+            }
+            Ok(0)
+        });
+        pool.send(job).await.unwrap();
+    }
+    assert_eq!(pool.drain().await.unwrap().committed, 30 * 51);
+}
+
+/// A job that awaits a ticket that it is given after it has started.
+fn awaiting_job(id: u64) -> (Job, futures::channel::oneshot::Sender<Ticket>) {
+    let (sender, ticket) = futures::channel::oneshot::channel::<Ticket>();
+    let job = Job::new(id, |_| async move {
+        match ticket.await.unwrap().await {
+            Ok(_) => Ok(0),
+            Err(CommandError::Deadlock) => Ok(1),
+            Err(other) => panic!("{other:?}"),
+        }
+    });
+    (job, sender)
+}
+
+async fn g09_a_ticket_made_outside_is_refused_when_it_can_not_end(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 2, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for polled in [false, true].into_iter().cycle().take(20) {
+        // Of its own aggregate,
+        let (job, sender) = awaiting_job(1);
+        let first = pool.try_submit(job).unwrap();
+        let mut second = pool.try_submit(Job::plain(1)).unwrap();
+        // (also one that was awaited outside before)
+        assert!(!polled || poll_once(&mut second, Waker::noop()).is_pending());
+        assert!(sender.send(second).is_ok());
+        assert_eq!(first.await.unwrap().output, 1);
+
+        // and of one whose handler waits for it.
+        let (job_a, to_a) = awaiting_job(1);
+        let (job_b, to_b) = awaiting_job(2);
+        let (a1, b1) = (pool.try_submit(job_a).unwrap(), pool.try_submit(job_b).unwrap());
+        let (a2, b2) =
+            (pool.try_submit(Job::plain(1)).unwrap(), pool.try_submit(Job::plain(2)).unwrap());
+        assert!(to_a.send(b2).is_ok() && to_b.send(a2).is_ok());
+        assert!(a1.await.unwrap().output + b1.await.unwrap().output >= 1);
+    }
+}
+
+async fn g09_a_ticket_made_outside_is_not_refused_when_it_can_end(bed: Bed) {
+    let pool = pool(bed.executor(), 2, 2, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for n in 0..50 {
+        let (job, sender) = awaiting_job(1);
+        let first = pool.try_submit(job).unwrap();
+        let other = pool.try_submit(Job::plain(2 + n % 5)).unwrap();
+        assert!(sender.send(other).is_ok());
+        assert_eq!(first.await.unwrap().output, 0);
+    }
+}
+
+async fn g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew(bed: Bed) {
+    // A polls a ticket of B, which is fine, and hands it to B, where it can't end.
+    let pool = pool(bed.executor(), 1, 3, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..20 {
+        let (job_b, to_b) = awaiting_job(2);
+        let b1 = pool.try_submit(job_b).unwrap();
+        let mut b2 = pool.try_submit(Job::plain(2)).unwrap();
+        let job_a = Job::new(1, |_| async move {
+            for _ in 0..3 {
+                assert!(poll_once(&mut b2, Waker::noop()).is_pending());
+                yield_at_random().await;
+            }
+            assert!(to_b.send(b2).is_ok());
+            Ok(0)
+        });
+        pool.send(job_a).await.unwrap();
+        assert_eq!(b1.await.unwrap().output, 1);
+    }
+}
+
+async fn g09_waits_that_a_handler_gave_up_do_not_count(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 2, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..20 {
+        let (door, waits) = (Door::closed(), Flag::default());
+        let (of_a, inner, mark) = (door.clone(), pool.clone(), waits.clone());
+        let job_a = Job::new(1, move |_| async move {
+            let mut sending = inner.send(Job::plain(2));
+            let _ = poll_once(&mut sending, Waker::noop());
+            drop(sending);
+            mark.set();
+            of_a.pass().await;
+            Ok(0)
+        });
+        let a = pool.try_submit(job_a).unwrap();
+        until(|| waits.is_set()).await;
+        // A waits for B no more: B may wait for A.
+        let b = pool.try_submit(sending_job(&pool, 2, 1)).unwrap();
+        until(|| pool.stats()[0].queued == 1 && pool.stats()[0].running == 2).await;
+        door.open();
+        a.await.unwrap();
+        assert_eq!(b.await.unwrap().output, 0, "refused for a wait that was given up");
+    }
+}
+
+async fn g09_several_waits_of_one_handler_at_once_are_seen(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 8, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..20 {
+        // A waits for B and C at once; C sends to A.
+        let inner = pool.clone();
+        let job = Job::new(1, move |_| async move {
+            let (b, c) =
+                futures::join!(inner.send(Job::plain(2)), inner.send(sending_job(&inner, 3, 1)));
+            b.unwrap();
+            Ok(c.unwrap().output)
+        });
+        assert_eq!(pool.send(job).await.unwrap().output, 1);
+    }
+}
+
+/// A handler that sends to the next id, down to the last.
+fn chain(pool: Pool, at: u64, last: u64) -> Job {
+    Job::new(at, move |_| async move {
+        yield_at_random().await;
+        if at == last {
+            return Ok(1);
+        }
+        let next = chain(pool.clone(), at + 1, last);
+        match pool.send(next).await {
+            Ok(receipt) => Ok(receipt.output + 1),
+            Err(error) => panic!("a chain without a circle was refused: {error:?}"),
+        }
+    })
+}
+
+async fn g09_no_false_refusal_of_a_chain_with_enough_workers(bed: Bed) {
+    for workers in 1..6 {
+        let pool = pool(bed.executor(), 1, workers, 64);
+        bed.watch(Peek(pool.downgrade()));
+        for _ in 0..30 {
+            // As long as there are workers, and no longer.
+            let length = workers as u64;
+            let receipt = pool.send(chain(pool.clone(), 0, length - 1)).await.unwrap();
+            assert_eq!(receipt.output, length);
+        }
+    }
+}
+
+async fn g09_no_false_refusal_of_the_last_free_worker(bed: Bed) {
+    // Three wait for one that runs, and for one that is queued behind it.
+    let pool = pool(bed.executor(), 1, 4, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for _ in 0..30 {
+        let door = Door::closed();
+        let last = pool.try_submit(Job::at(9, &door)).unwrap();
+        until(|| door.arrived() == 1).await;
+        let waiting: Vec<_> =
+            (0..3).map(|id| pool.try_submit(sending_job(&pool, id, 9)).unwrap()).collect();
+        until(|| pool.stats()[0].queued == 3).await;
+        door.open();
+        last.await.unwrap();
+        assert_eq!(refusals(waiting).await, 0);
+    }
+}
+
+/// Sends to ids above its own, so that no circle is possible; at most `layers` of them at once.
+fn upwards(pool: Pool, layer: u64, layers: u64) -> Job {
+    let id = layer * 10 + fastrand::u64(..6);
+    Job::new(id, move |_| async move {
+        yield_at_random().await;
+        if layer + 1 == layers {
+            return Ok(1);
+        }
+        let mut below = 0;
+        for _ in 0..fastrand::u8(1..3) {
+            let next = upwards(pool.clone(), layer + 1, layers);
+            let receipt = if fastrand::bool() {
+                pool.send(next).await.map_err(|error| panic!("refused: {error:?}"))
+            } else {
+                let ticket = pool.submit(next).await.unwrap();
+                yield_at_random().await;
+                ticket.await.map_err(|error| panic!("refused: {error:?}"))
+            };
+            below +=
+                receipt.unwrap_or_else(|never: std::convert::Infallible| match never {}).output;
+        }
+        Ok(below + 1)
+    })
+}
+
+async fn g09_no_false_refusal_of_random_nested_sends_without_circles(bed: Bed) {
+    // Six aggregates in each of three layers: never more than 18 handlers at once, so that there
+    // is a worker for each even if all are on one shard.
+    const LAYERS: u64 = 3;
+    let pool = pool(bed.executor(), 2, 6 * LAYERS as usize, 100_000);
+    bed.watch(Peek(pool.downgrade()));
+    let submitters: Vec<_> = (0..4)
+        .map(|_| {
+            let pool = pool.clone();
+            bed.spawn(async move {
+                let mut tickets = Vec::new();
+                for _ in 0..200 {
+                    tickets.push(pool.submit(upwards(pool.clone(), 0, LAYERS)).await.unwrap());
+                    yield_at_random().await;
+                }
+                let mut handlers = 0;
+                for ticket in tickets {
+                    handlers += ticket.await.unwrap().output;
+                }
+                handlers
+            })
+        })
+        .collect();
+    let mut handlers = 0;
+    for submitter in submitters {
+        handlers += submitter.await;
+    }
+    let outcomes = pool.drain().await.unwrap();
+    assert_eq!((outcomes.committed, outcomes.total()), (handlers, handlers));
+}
+
+async fn g09_under_load_random_nested_sends_with_circles_all_end(bed: Bed) {
+    nested_sends_anywhere(bed, 100_000).await;
+}
+
+async fn g09_under_load_random_nested_sends_with_circles_and_waits_for_room_all_end(bed: Bed) {
+    nested_sends_anywhere(bed, 20).await;
+}
+
+async fn nested_sends_anywhere(bed: Bed, depth: usize) {
+    /// Sends anywhere, a few levels deep, and passes on how often that was refused.
+    fn anywhere(pool: Pool, depth: u8) -> Job {
+        Job::new(fastrand::u64(..12), move |_| async move {
+            yield_at_random().await;
+            if depth == 0 {
+                return Ok(0);
+            }
+            let next = anywhere(pool.clone(), depth - 1);
+            match pool.send(next).await {
+                Ok(receipt) => Ok(receipt.output),
+                Err(SendError::NotAccepted(SubmitError::Deadlock(_)))
+                | Err(SendError::Command(CommandError::Deadlock)) => Ok(1),
+                Err(other) => panic!("{other:?}"),
+            }
+        })
+    }
+    let pool = pool(bed.executor(), 2, 3, depth);
+    bed.watch(Peek(pool.downgrade()));
+    let submitters: Vec<_> = (0..8)
+        .map(|_| {
+            let pool = pool.clone();
+            bed.spawn(async move {
+                let mut tickets = Vec::new();
+                for _ in 0..150 {
+                    tickets.push(pool.submit(anywhere(pool.clone(), 3)).await.unwrap());
+                }
+                refusals(tickets).await
+            })
+        })
+        .collect();
+    let mut refused = 0;
+    for submitter in submitters {
+        refused += submitter.await;
+    }
+    assert!(refused > 0, "no circle in all this: the load checks nothing");
+    let outcomes = pool.drain().await.unwrap();
+    assert_eq!(outcomes.committed, outcomes.total());
+    assert_quiet(&pool);
+}
+
+/// Ids that all hash alike.
+#[derive(Clone, PartialEq, Eq)]
+struct Alike(u64);
+
+impl Hash for Alike {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        7.hash(state);
+    }
+}
+
+async fn g09_ids_with_one_hash_are_told_apart(bed: Bed) {
+    let pool: Pool<Alike> = ShardPool::builder(Script::new())
+        .shards(2)
+        .workers_per_shard(3)
+        .start(bed.executor())
+        .unwrap();
+    bed.watch(Peek(pool.downgrade()));
+    for n in 0..20 {
+        let (a, b) = (Alike(n), Alike(n + 1));
+        let other = pool.submit(sending_job(&pool, a.clone(), b.clone())).await.unwrap();
+        assert_eq!(other.await.unwrap().output, 0, "refused for another of the same hash");
+        let own = pool.submit(sending_job(&pool, a.clone(), a.clone())).await.unwrap();
+        assert_eq!(own.await.unwrap().output, 1);
+        let inner = pool.clone();
+        let circle = Job::new(a.clone(), |_| async move {
+            Ok(inner.send(sending_job(&inner, b, a)).await.unwrap().output)
+        });
+        assert_eq!(pool.send(circle).await.unwrap().output, 1);
+    }
+}
+
+async fn g09_a_blocking_send_to_another_aggregate_ends_or_is_refused(bed: Bed) {
+    // One thread of the executor's blocks; each has at least two. Tokio leaves what a blocked
+    // thread has woken with that thread, so there it must be refused; nowhere may it hang.
+    let refused = u64::from(bed.executor().threads() == 1);
+    let pool = pool(bed.executor(), 1, 3, 64);
+    bed.watch(Peek(pool.downgrade()));
+    for n in 0..50 {
+        let inner = pool.clone();
+        let job = Job::new(1, move |_| async move {
+            Ok(u64::from(was_refused(inner.blocking_send(Job::plain(2 + n % 4)))))
+        });
+        assert_eq!(pool.send(job).await.unwrap().output, refused);
+    }
+}
+
+/// On plain threads every handler may block, so more of them at once.
+#[test]
+fn g09_on_threads_blocking_waits_end_or_are_refused_as_others_are() {
+    async fn test(bed: Bed) {
+        let pool = pool(bed.executor(), 1, 4, 64);
+        bed.watch(Peek(pool.downgrade()));
+        /// As `chain`, blocking.
+        fn blocking_chain(pool: Pool, at: u64, last: u64) -> Job {
+            Job::new(at, move |_| async move {
+                if at == last {
+                    return Ok(1);
+                }
+                let next = blocking_chain(pool.clone(), at + 1, last);
+                match pool.blocking_submit(next).unwrap().blocking_wait() {
+                    Ok(receipt) => Ok(receipt.output + 1),
+                    Err(CommandError::Deadlock) => Err(Failure::Rejected(Error("refused"))),
+                    Err(other) => panic!("{other:?}"),
+                }
+            })
+        }
+        let shortest = AtomicU64::new(0);
+        for _ in 0..20 {
+            let receipt = pool.send(blocking_chain(pool.clone(), 0, 3)).await.unwrap();
+            assert_eq!(receipt.output, 4);
+            // One longer than there are workers.
+            pool.send(blocking_chain(pool.clone(), 0, 4)).await.unwrap_err();
+            // The commands that were refused the wait run all the same.
+            until(|| pool.stats()[0].running + pool.stats()[0].queued == 0).await;
+            shortest.fetch_add(1, Ordering::Relaxed);
+        }
+        // All workers block for one another's aggregates.
+        let start = Door::closed();
+        let refused = Arc::new(Mutex::new(0));
+        let tickets: Vec<_> = (0..4)
+            .map(|id| {
+                let (inner, start, refused) = (pool.clone(), start.clone(), Arc::clone(&refused));
+                let job = Job::new(id, move |_| async move {
+                    start.pass().await;
+                    if was_refused(inner.blocking_send(Job::plain((id + 1) % 4))) {
+                        *refused.lock().unwrap() += 1;
+                    }
+                    Ok(0)
+                });
+                pool.try_submit(job).unwrap()
+            })
+            .collect();
+        until(|| start.arrived() == 4).await;
+        start.open();
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+        assert!(*refused.lock().unwrap() >= 1);
+    }
+    run(On::Threads, test);
+}
