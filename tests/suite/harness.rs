@@ -65,7 +65,6 @@ pub(crate) enum On {
 /// What a test gets: its executor, and a place to leave what the bound should dump.
 #[derive(Clone)]
 pub(crate) struct Bed {
-    pub(crate) on: On,
     executor: Arc<dyn Executor>,
     dumps: Arc<Mutex<Vec<Dump>>>,
 }
@@ -137,7 +136,7 @@ where
     let (sender, done) = mpsc::channel::<()>();
     let body = thread::spawn(move || {
         let _sender = sender;
-        enter(on, |executor| Bed { on, executor, dumps: of_test }, test);
+        enter(on, |executor| Bed { executor, dumps: of_test }, test);
     });
     let bound = bound();
     match done.recv_timeout(bound) {

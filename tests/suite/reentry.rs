@@ -4,6 +4,7 @@ use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
 };
+use shardpool::executors::Executor;
 use shardpool::{CommandError, DrainError, Failure, SendError, ShardPool, SubmitError};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
