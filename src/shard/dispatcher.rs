@@ -44,6 +44,9 @@ use std::task::{Context, Poll};
 /// How many commands are taken in one poll before others have the thread.
 const BUDGET: usize = 256;
 
+/// How many commands are looked up together: see `Schedule::warm`.
+const BATCH: usize = 32;
+
 /// Called with the shard's index for each command taken from its channel (G21).
 pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
@@ -64,6 +67,10 @@ impl<T: Types, S: Send> Place for Seat<T, S> {
 
     fn is_back(&mut self) {
         Seat::is_back(self);
+    }
+
+    fn warm(&self) {
+        Seat::warm(self);
     }
 }
 
@@ -87,6 +94,8 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     shard: Arc<Shard<T>>,
     floor: Arc<Floor<T, S>>,
     schedule: Schedule<Seat<T, S>, Chain<T>>,
+    /// Commands on their way from the channel to their lanes; empty between polls.
+    batch: Vec<Envelope<T>>,
     /// Submissions that wait for room, in the order in which they came.
     lobby: VecDeque<Envelope<T>>,
     /// How many lanes there have been.
@@ -118,6 +127,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             shard,
             floor,
             schedule: Schedule::new(plan.max_turn, plan.max_resident),
+            batch: Vec::with_capacity(BATCH),
             lobby: VecDeque::new(),
             lanes: 0,
             offered: 0,
@@ -140,13 +150,32 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Takes commands from the channel; true if it was found empty.
     fn take_commands(&mut self) -> bool {
-        for _ in 0..BUDGET {
-            match self.shard.commands.pop() {
-                Some(envelope) => self.admit(envelope),
-                None => return true,
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut emptied = false;
+        for _ in 0..BUDGET / BATCH {
+            while batch.len() < BATCH {
+                match self.shard.commands.pop() {
+                    Some(envelope) => batch.push(envelope),
+                    None => {
+                        emptied = true;
+                        break;
+                    }
+                }
+            }
+            if batch.len() > 1 {
+                for envelope in &batch {
+                    self.schedule.warm(envelope.hash());
+                }
+            }
+            for envelope in batch.drain(..) {
+                self.admit(envelope);
+            }
+            if emptied {
+                break;
             }
         }
-        false
+        self.batch = batch;
+        emptied
     }
 
     /// Puts an accepted command into the lane of its aggregate.
@@ -178,7 +207,9 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
         let id = contain(|| envelope.command().aggregate_id().clone())?;
         self.lanes += 1;
-        let seat = Seat::new(id, self.lanes, self.schedule.next_desk());
+        let desk = u32::try_from(self.schedule.next_desk());
+        let desk = desk.expect("a shard holds less than 2^32 aggregates");
+        let seat = Seat::new(id, self.lanes, desk);
         Ok(self.schedule.insert(hash, seat))
     }
 

@@ -32,6 +32,8 @@ pub(crate) trait Place {
     fn is_asked(&self) -> bool;
     /// The lane came back.
     fn is_back(&mut self);
+    /// Brings the lane into the cache.
+    fn warm(&self);
 }
 
 /// A queue of commands.
@@ -60,23 +62,52 @@ pub(crate) struct Schedule<P: Place, B: Backlog> {
     recalling: bool,
 }
 
+/// Small, so that there is one line of the cache for each lane.
 struct Desk<P, B> {
     place: P,
     backlog: B,
     hash: u64,
     /// Where in `behind` the lane is.
-    behind_at: Option<usize>,
-    ready: bool,
+    behind_at: Index,
     /// Neighbours in the order of last use.
-    older: Option<usize>,
-    newer: Option<usize>,
+    older: Index,
+    newer: Index,
+    ready: bool,
 }
 
 /// The ends of the list of lanes in the order of last use.
 #[derive(Default)]
 struct Recent {
-    oldest: Option<usize>,
-    newest: Option<usize>,
+    oldest: Index,
+    newest: Index,
+}
+
+/// An optional index in four bytes. A shard has less than 2^32 - 1 lanes: each takes a hundred bytes
+/// and more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Index(u32);
+
+impl Index {
+    const NONE: Self = Self(u32::MAX);
+
+    fn new(index: usize) -> Self {
+        let index = u32::try_from(index).ok().filter(|&index| index != u32::MAX);
+        Self(index.expect("a shard holds less than 2^32 - 1 aggregates"))
+    }
+
+    fn get(self) -> Option<usize> {
+        (self != Self::NONE).then_some(self.0 as usize)
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        std::mem::replace(self, Self::NONE).get()
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// One turn of one lane.
@@ -114,6 +145,15 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
             .map(|&(_, desk)| desk)
     }
 
+    /// Brings what a command of this hash will touch into the cache. Called for a whole batch before
+    /// the first command of it is looked up: the misses of many overlap, where those of one come one
+    /// after the other. Changes nothing.
+    pub(crate) fn warm(&self, hash: u64) {
+        if let Some(&(_, desk)) = self.table.find(hash, |&(h, _)| h == hash) {
+            self.desks[desk].place.warm();
+        }
+    }
+
     /// The key that the next new lane will have.
     pub(crate) fn next_desk(&self) -> usize {
         self.desks.vacant_key()
@@ -125,10 +165,10 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
             place,
             backlog: B::default(),
             hash,
-            behind_at: None,
+            behind_at: Index::NONE,
+            older: Index::NONE,
+            newer: Index::NONE,
             ready: false,
-            older: None,
-            newer: None,
         });
         self.table.insert_unique(hash, (hash, desk), |&(h, _)| h);
         if self.max_resident.is_some() {
@@ -162,8 +202,8 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         let asked = self.asked_to_come(desk);
         let entry = &mut self.desks[desk];
         if asked {
-            if entry.behind_at.is_none() {
-                entry.behind_at = Some(self.behind.len());
+            if entry.behind_at == Index::NONE {
+                entry.behind_at = Index::new(self.behind.len());
                 self.behind.push(desk);
             }
         } else if !entry.ready {
@@ -203,7 +243,7 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
             if wanted {
                 self.asked += 1;
                 if !entry.backlog.is_empty() {
-                    entry.behind_at = Some(self.behind.len());
+                    entry.behind_at = Index::new(self.behind.len());
                     self.behind.push(desk);
                 }
             }
@@ -226,7 +266,7 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         if let Some(at) = entry.behind_at.take() {
             self.behind.swap_remove(at);
             if let Some(&moved) = self.behind.get(at) {
-                self.desks[moved].behind_at = Some(at);
+                self.desks[moved].behind_at = Index::new(at);
             }
         }
         if !self.desks[desk].backlog.is_empty() {
@@ -284,7 +324,7 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         // and steps over several, so all are asked in the end.
         let mut in_use = 4;
         while self.is_over() && in_use > 0 {
-            let Some(desk) = self.recent.oldest else { return };
+            let Some(desk) = self.recent.oldest.get() else { return };
             let entry = &mut self.desks[desk];
             if entry.backlog.is_empty() && !self.asked_to_come(desk) {
                 self.remove(desk);
@@ -311,22 +351,25 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     }
 
     fn link_newest(&mut self, desk: usize) {
-        let before = self.recent.newest.replace(desk);
+        let index = Index::new(desk);
+        let before = std::mem::replace(&mut self.recent.newest, index);
         self.desks[desk].older = before;
-        self.desks[desk].newer = None;
-        match before {
-            Some(before) => self.desks[before].newer = Some(desk),
-            None => self.recent.oldest = Some(desk),
+        self.desks[desk].newer = Index::NONE;
+        match before.get() {
+            Some(before) => self.desks[before].newer = index,
+            None => self.recent.oldest = index,
         }
     }
 
     fn unlink(&mut self, desk: usize) {
-        let (older, newer) = (self.desks[desk].older.take(), self.desks[desk].newer.take());
-        match older {
+        let entry = &mut self.desks[desk];
+        let older = std::mem::take(&mut entry.older);
+        let newer = std::mem::take(&mut entry.newer);
+        match older.get() {
             Some(older) => self.desks[older].newer = newer,
             None => self.recent.oldest = newer,
         }
-        match newer {
+        match newer.get() {
             Some(newer) => self.desks[newer].older = older,
             None => self.recent.newest = older,
         }
@@ -385,6 +428,8 @@ mod tests {
             self.out = false;
             self.asked = false;
         }
+
+        fn warm(&self) {}
     }
 
     impl Backlog for VecDeque<u64> {
