@@ -563,6 +563,8 @@ fn bury<T: Types>(cell: Arc<Cell<T>>) {
         // SAFETY: the slot is the queue side's: a withdrawing caller never touches it.
         unsafe { std::mem::replace(&mut *slot, Slot::Front(Arc::clone(&front))) }
     });
+    // The command first, then the count: what is counted as gone is gone.
+    drop_contained(command);
     if now == state::WITHDRAWING {
         // The caller is between taking the command back and giving back its room. It has not
         // counted a tombstone for good, and must not. Release: leaves the front in the slot.
@@ -582,7 +584,6 @@ fn bury<T: Types>(cell: Arc<Cell<T>>) {
         state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }
-    drop_contained(command);
     release(cell);
 }
 
