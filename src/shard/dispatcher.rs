@@ -418,9 +418,10 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         if emptied {
             this.grant();
         }
+        // Before a worker can answer a command, its aggregate is counted.
+        this.shard.front.set_resident(this.schedule.resident());
         let watch = this.hand_out();
         let front = &this.shard.front;
-        front.set_resident(this.schedule.resident());
         if front.is_exhausted() {
             this.schedule.recall_all();
             if this.schedule.is_quiet() {
