@@ -129,6 +129,14 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// The number of the lane that the awaited command is in, 0 if it is not known.
+    fn lane(&self) -> u64 {
+        match self {
+            Target::Command { cell: Some(cell), .. } => cell.lane(),
+            _ => 0,
+        }
+    }
+
     /// The target for a ticket of the pool that the current handler belongs to, whose aggregate is
     /// not known. `None` for one of another pool.
     pub(crate) fn of_ticket(front: *const Front, cell: Arc<dyn Probe>) -> Option<Self> {
@@ -310,6 +318,8 @@ fn publish(frame: &Frame<'_>, target: Target) -> Guard {
 struct Node {
     front: usize,
     waits: Arc<Vec<Arc<Wait>>>,
+    /// The lane of the command that each of them waits for, as it was known at first sight.
+    lanes: Vec<u64>,
     can_end: bool,
 }
 
@@ -323,7 +333,10 @@ struct Graph {
 }
 
 fn judge(target: &Target) -> Verdict {
-    Graph::around(target, None).can_end(target)
+    // What is not known yet stays unknown for the whole judgement: a lane that became known halfway
+    // would find its own handler already taken for one that can end.
+    let lane = target.lane();
+    Graph::around(target, None).can_end(target, lane)
 }
 
 /// Asked by a dispatcher that has no room, nothing ready and somebody waiting: whether every queued
@@ -368,7 +381,8 @@ impl Graph {
                 for wait in waits.iter() {
                     graph.reach(&wait.target);
                 }
-                graph.nodes.push(Node { front: at, waits, can_end: false });
+                let lanes = waits.iter().map(|wait| wait.target.lane()).collect();
+                graph.nodes.push(Node { front: at, waits, lanes, can_end: false });
             }
             at += 1;
         }
@@ -376,8 +390,9 @@ impl Graph {
             let ends: Vec<usize> = (0..graph.nodes.len())
                 .filter(|&n| {
                     let node = &graph.nodes[n];
-                    let mut waits = node.waits.iter();
-                    !node.can_end && waits.all(|w| graph.can_end(&w.target) != Verdict::Stuck)
+                    let mut waits = node.waits.iter().zip(&node.lanes);
+                    !node.can_end
+                        && waits.all(|(w, &lane)| graph.can_end(&w.target, lane) != Verdict::Stuck)
                 })
                 .collect();
             if ends.is_empty() {
@@ -424,7 +439,7 @@ impl Graph {
     }
 
     /// By what is known so far: `can_end` of the nodes only ever turns from false to true.
-    fn can_end(&self, target: &Target) -> Verdict {
+    fn can_end(&self, target: &Target, lane: u64) -> Verdict {
         let fine = |yes: bool| if yes { Verdict::Fine } else { Verdict::Stuck };
         match target {
             Target::Room { front, cell } => {
@@ -442,7 +457,6 @@ impl Graph {
                 if stage == Stage::Waiting && cell.is_some() && self.is_full(front) {
                     return Verdict::Stuck;
                 }
-                let lane = cell.as_ref().map_or(0, |cell| cell.lane());
                 if id.is_none() && lane == 0 {
                     return fine_or_unknown(self.has_worker(front));
                 }
