@@ -4,15 +4,26 @@
 //! threads, and on tokio, smol and async-std where those features are on.
 
 mod harness;
+mod script;
 mod tools;
 
+mod backpressure;
 mod cancel;
 mod deadline;
+mod eviction;
+mod fairness;
 mod handout;
+mod lifecycle;
 mod million;
 mod observe;
+mod order;
 mod outcomes;
 mod panics;
 mod reentry;
+mod resident;
+mod routing;
 mod runtimes;
 mod send_sync;
+mod settings;
+mod shutdown;
+mod versions;
