@@ -144,7 +144,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
                     // Judged by the handler that polls it now. The command is the queue side's:
                     // the dispatcher must give it back.
                     cell.deny();
-                    front.ask_to_refuse();
+                    front.ask_for_review();
                 }
                 return Poll::Pending;
             }

@@ -274,9 +274,10 @@ pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<T
         let mut published = publish(frame, target.clone());
         fence(Ordering::SeqCst);
         for front in &frame.peers.fronts {
-            // This may have been the last handler that could have made room there.
+            // This may have been the last handler that could have made room there. A wake alone would
+            // be lost on a dispatcher that has looked at the boards and is about to sleep.
             if front.has_waiting() {
-                front.dispatcher.wake();
+                front.ask_for_review();
             }
         }
         let verdict = judge(&target);

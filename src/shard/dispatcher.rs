@@ -215,7 +215,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Grants room to those who wait, first come, first served.
     fn grant(&mut self) {
-        if self.shard.front.take_refusal() {
+        if self.shard.front.take_review() {
             self.refuse(Envelope::is_denied);
         }
         if self.lobby.is_empty() {

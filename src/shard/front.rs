@@ -66,8 +66,8 @@ mod order {
     pub(super) const ABORT: u8 = 1;
     /// Tombstones are to be discarded.
     pub(super) const SWEEP: u8 = 2;
-    /// Somebody in the lobby is to be refused.
-    pub(super) const REFUSE: u8 = 4;
+    /// Somebody in the lobby may have to be refused.
+    pub(super) const REVIEW: u8 = 4;
 }
 
 /// How a submission got on.
@@ -189,9 +189,10 @@ impl Front {
         }
     }
 
-    /// A waiting submission was denied: the dispatcher is to refuse it.
-    pub(crate) fn ask_to_refuse(&self) {
-        self.order(order::REFUSE);
+    /// A waiting submission was denied, or a handler has begun to wait that could have made room: the
+    /// dispatcher is to see whom it must refuse.
+    pub(crate) fn ask_for_review(&self) {
+        self.order(order::REVIEW);
     }
 
     // ---- room ----
@@ -267,9 +268,9 @@ impl Front {
         self.take_order(order::SWEEP)
     }
 
-    /// Whether somebody in the lobby was denied since the last time.
-    pub(crate) fn take_refusal(&self) -> bool {
-        self.take_order(order::REFUSE)
+    /// Whether the lobby was to be reviewed since the last time.
+    pub(crate) fn take_review(&self) -> bool {
+        self.take_order(order::REVIEW)
     }
 
     fn take_order(&self, order: u8) -> bool {
@@ -279,7 +280,7 @@ impl Front {
     }
 
     pub(crate) fn has_orders(&self) -> bool {
-        self.orders.load(Ordering::Relaxed) & (order::SWEEP | order::REFUSE) != 0
+        self.orders.load(Ordering::Relaxed) & (order::SWEEP | order::REVIEW) != 0
     }
 
     /// Whether a submission waits for room.
