@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// refused. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. An
 /// executor that nobody runs holds everything up.
 ///
+/// One gap is smol's own: a task that another thread is waking at the very moment in which the
+/// executor is dropped can be left neither polled nor dropped (async-executor 1.14), and then its
+/// shard's commands are not answered. Drain the pool before you drop the executor, or see to it that
+/// nobody submits from other threads meanwhile.
+///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
 /// use shardpool::executors::Smol;
