@@ -34,6 +34,24 @@ pub struct AsyncStd(());
 
 impl AsyncStd {
     /// On async-std's executor.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use shardpool::executors::AsyncStd;
+    ///
+    /// let pool = builder.start(AsyncStd::new())?;
+    /// // The caller may be outside of async-std.
+    /// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn new() -> Self {
         Self(())
     }

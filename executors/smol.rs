@@ -45,18 +45,64 @@ pub struct Smol {
 
 impl Smol {
     /// On smol's global executor, which has `SMOL_THREADS` threads, by default one.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use shardpool::executors::Smol;
+    ///
+    /// let pool = builder.start(Smol::global())?;
+    /// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn global() -> Self {
         let threads = std::env::var("SMOL_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
         Self { executor: None, threads }
     }
 
     /// On this executor. It counts as run by one thread, see [`threads`](Self::threads).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use shardpool::executors::Smol;
+    /// use std::sync::Arc;
+    ///
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let pool = builder.start(Smol::new(Arc::clone(&executor)))?;
+    /// // Somebody must run it: here, as long as this command takes.
+    /// let receipt = smol::block_on(executor.run(pool.send(Add("a", 3)))).unwrap();
+    /// assert_eq!(receipt.output, 3);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn new(executor: Arc<::smol::Executor<'static>>) -> Self {
         Self { executor: Some(executor), threads: 1 }
     }
 
     /// Says how many threads run the executor: one less than this many handlers may block their
     /// thread in a blocking wait of the pool's (G9).
+    ///
+    /// ```
+    /// use shardpool::executors::{Executor, Smol};
+    ///
+    /// let executor = std::sync::Arc::new(smol::Executor::new());
+    /// let run_by_four = Smol::new(executor).threads(4);
+    /// assert_eq!(Executor::threads(&run_by_four), 4);
+    /// ```
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self

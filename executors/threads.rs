@@ -30,6 +30,12 @@ pub struct Threads(());
 
 impl Threads {
     /// One thread per future.
+    ///
+    /// ```
+    /// use shardpool::executors::{Executor, Threads};
+    ///
+    /// assert_eq!(Threads::new().threads(), usize::MAX); // none is shared, so any of them may block
+    /// ```
     pub fn new() -> Self {
         Self(())
     }

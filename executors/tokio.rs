@@ -48,11 +48,41 @@ pub struct Tokio {
 
 impl Tokio {
     /// On the runtime of this handle.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use shardpool::executors::Tokio;
+    ///
+    /// let runtime = tokio::runtime::Runtime::new()?;
+    /// let pool = builder.start(Tokio::new(runtime.handle().clone()))?;
+    /// // The caller may be outside of the runtime.
+    /// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+    ///
+    /// drop(runtime); // its futures go with it: the pool is closed
+    /// assert!(pool.is_closed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(handle: Handle) -> Self {
         Self { handle }
     }
 
     /// On the runtime that this code runs in.
+    ///
+    /// ```
+    /// use shardpool::executors::Tokio;
+    ///
+    /// assert!(Tokio::current().is_err()); // no runtime here
+    /// let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// assert!(runtime.block_on(async { Tokio::current() }).is_ok());
+    /// ```
     ///
     /// # Errors
     ///
@@ -102,6 +132,13 @@ impl Clock for TokioClock {
 }
 
 /// [`Tokio::current`] was called outside a tokio runtime.
+///
+/// ```
+/// use shardpool::executors::{NoRuntime, Tokio};
+///
+/// let error: NoRuntime = Tokio::current().unwrap_err();
+/// assert_eq!(error.to_string(), "not inside a tokio runtime; pass a handle to `Tokio::new`, or enter one");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoRuntime(());
 

@@ -70,6 +70,36 @@ impl<H: CommandHandler> Builder<H, NoLoader> {
 
     /// Where state and version come from: see [`Loader`]. Without one, state starts from its
     /// `Default` and the version from 0.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// use shardpool::{Loaded, loader_fn};
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use std::sync::Arc;
+    /// # let handler = handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Failed("disk full")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # });
+    ///
+    /// # let loads = Arc::new(AtomicU32::new(0));
+    /// # let counter = Arc::clone(&loads);
+    /// let loader = loader_fn(move |_: &'static str| {
+    ///     counter.fetch_add(1, Ordering::Relaxed);
+    ///     async { Ok(Loaded::new(10, 7)) }
+    /// });
+    /// let pool = ShardPool::builder(handler).loader(loader).start(Threads::new())?;
+    /// assert_eq!(pool.blocking_send(Add("a", 1)).unwrap().version, 8);
+    /// assert_eq!(pool.blocking_send(Add("a", 1)).unwrap().output, 12); // still resident
+    ///
+    /// pool.blocking_send(Add("a", 0)).unwrap_err(); // failed: what was written is not known
+    /// assert_eq!(pool.blocking_send(Add("a", 1)).unwrap().output, 11);
+    /// assert_eq!(loads.load(Ordering::Relaxed), 2);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn loader<L>(self, loader: L) -> Builder<H, Loading<L>>
     where
         L: Loader<
@@ -94,6 +124,21 @@ impl<H: CommandHandler> Builder<H, NoLoader> {
 
 impl<H: CommandHandler, L> Builder<H, L> {
     /// How many shards. Default: the number of cores. 1 to 65,536.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// let pool = builder.shards(3).start(Threads::new())?;
+    /// assert_eq!(pool.shards(), 3);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
         self
@@ -101,6 +146,25 @@ impl<H: CommandHandler, L> Builder<H, L> {
 
     /// How many workers each shard has: how many of its aggregates can be busy at once. Default: 8.
     /// 1 to 65,536, and no more than 1,048,576 in the whole pool.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// use std::sync::Barrier;
+    ///
+    /// let both = Barrier::new(2);
+    /// let handler = handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    ///     both.wait(); // until a second handler is here
+    ///     Ok::<_, Failure<()>>(())
+    /// });
+    /// let pool = ShardPool::builder(handler).shards(1).workers_per_shard(2).start(Threads::new())?;
+    /// let a = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// let b = pool.blocking_submit(Add("b", 1)).unwrap();
+    /// assert!(a.blocking_wait().is_ok() && b.blocking_wait().is_ok());
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn workers_per_shard(mut self, workers: usize) -> Self {
         self.workers_per_shard = workers;
         self
@@ -108,6 +172,27 @@ impl<H: CommandHandler, L> Builder<H, L> {
 
     /// How many accepted commands that have not started each shard holds, wherever they wait (G13).
     /// Default: 1,024. 1 to 2,147,483,647. Nothing is allocated in advance.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// let pool = builder.queue_depth(2).start(Threads::new())?;
+    /// let running = pool.try_submit(Add("a", 1)).unwrap();
+    /// started.recv().unwrap(); // what has started is not counted
+    /// let queued = [pool.try_submit(Add("a", 2)).unwrap(), pool.try_submit(Add("b", 3)).unwrap()];
+    /// assert!(pool.try_submit(Add("c", 4)).is_err());
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn queue_depth(mut self, depth: usize) -> Self {
         self.queue_depth = depth;
         self
@@ -115,6 +200,28 @@ impl<H: CommandHandler, L> Builder<H, L> {
 
     /// How many commands of one aggregate run before another that is ready gets its turn (G4).
     /// Default: 64. At least 1.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # use std::sync::{Arc, Mutex};
+    /// # let log = Arc::new(Mutex::new(Vec::new()));
+    /// # let of_handler = Arc::clone(&log);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), add: Add, _: &Context| {
+    /// #     of_handler.lock().unwrap().push(add.0);
+    /// #     Ok::<_, Failure<()>>(())
+    /// # }));
+    /// let pool = builder.shards(1).workers_per_shard(1).max_turn(1).start(Threads::new())?;
+    /// for id in ["hot", "hot", "cold", "hot", "hot", "hot"] {
+    ///     let _ticket = pool.blocking_submit(Add(id, 1)).unwrap();
+    /// }
+    /// pool.drain().blocking_wait().unwrap();
+    /// // The handler has logged the order: "cold" had its turn before the backlog was worked off.
+    /// assert_eq!(log.lock().unwrap().last(), Some(&"hot"));
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn max_turn(mut self, commands: usize) -> Self {
         self.max_turn = commands;
         self
@@ -126,6 +233,20 @@ impl<H: CommandHandler, L> Builder<H, L> {
     ///
     /// An aggregate is used when the dispatcher takes a command for it; one that is busy when the
     /// limit is reached counts as just used. More can be resident while more are busy.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, Loaded, ShardPool, executors::Threads, handler_fn, loader_fn};
+    /// # struct Touch(u32);
+    /// # impl Command for Touch { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+    /// # let handler = handler_fn(|_: &mut u32, _: Touch, _: &Context| Ok::<_, Failure<()>>(()));
+    /// # let loader = loader_fn(|id: u32| async move { Ok(Loaded::new(id, 0)) });
+    /// let pool = ShardPool::builder(handler).loader(loader).shards(1).max_resident(10).start(Threads::new())?;
+    /// for id in 0..100 {
+    ///     pool.blocking_send(Touch(id)).unwrap();
+    /// }
+    /// assert!(pool.stats()[0].resident < 100);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn max_resident(mut self, aggregates: usize) -> Self {
         self.max_resident = Some(aggregates);
         self
@@ -137,6 +258,25 @@ impl<H: CommandHandler, L> Builder<H, L> {
     /// shard and slow its map. With a fixed hasher an id goes to the same shard in every process,
     /// as far as the `Hash` of the id is the same there: the standard library's may differ between
     /// platforms (sizes, byte order) and versions.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// use std::hash::{BuildHasherDefault, DefaultHasher};
+    ///
+    /// let pool = || {
+    ///     let handler = handler_fn(|_: &mut (), _: Add, _: &Context| Ok::<_, Failure<()>>(()));
+    ///     ShardPool::builder(handler)
+    ///         .shards(4)
+    ///         .hasher(BuildHasherDefault::<DefaultHasher>::default())
+    ///         .start(Threads::new())
+    /// };
+    /// // No seed: two pools agree on where an id goes.
+    /// assert_eq!(pool()?.shard_of(&"a"), pool()?.shard_of(&"a"));
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn hasher<B>(mut self, hasher: B) -> Self
     where
         B: BuildHasher + Send + Sync + 'static,
@@ -147,6 +287,25 @@ impl<H: CommandHandler, L> Builder<H, L> {
 
     /// A hook for tests: called by a dispatcher, with its shard's index, for each command that it
     /// takes from its channel (G21). A panic in it ends that command as panicked.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use std::sync::mpsc;
+    ///
+    /// let (sender, taken) = mpsc::channel();
+    /// let pool = builder.shards(1).on_dispatched(move |shard| sender.send(shard).unwrap()).start(Threads::new())?;
+    /// pool.blocking_send(Add("a", 1)).unwrap();
+    /// assert_eq!(taken.try_recv(), Ok(0)); // the shard's index
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     #[cfg(feature = "test-util")]
     pub fn on_dispatched(mut self, hook: impl Fn(usize) + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
@@ -190,6 +349,35 @@ impl<H: CommandHandler, L> Builder<H, L> {
 
     /// Checks the settings, and starts the pool's futures on an executor: one dispatcher and the
     /// workers of each shard. Nothing is spawned after that (G18).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// use shardpool::executors::{Executor, SpawnError, Task};
+    /// # use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+    ///
+    /// struct Counting(Arc<AtomicUsize>);
+    ///
+    /// impl Executor for Counting {
+    ///     fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+    ///         self.0.fetch_add(1, Ordering::Relaxed);
+    ///         Threads::new().spawn(task)
+    ///     }
+    /// }
+    ///
+    /// let spawned = Arc::new(AtomicUsize::new(0));
+    /// let pool = builder.shards(2).workers_per_shard(3).start(Counting(Arc::clone(&spawned)))?;
+    /// pool.blocking_send(Add("a", 1)).unwrap();
+    /// assert_eq!(spawned.load(Ordering::Relaxed), 2 + 2 * 3);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -34,6 +34,18 @@ pub trait Command: Send + 'static {
     type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
 
     /// The aggregate of this command. It must be the same at each call.
+    ///
+    /// ```
+    /// use shardpool::Command;
+    ///
+    /// struct Reserve { hotel: u32, room: (u32, u16) }
+    ///
+    /// impl Command for Reserve {
+    ///     type AggregateId = (u32, u16); // a part of the command, lent
+    ///     fn aggregate_id(&self) -> &(u32, u16) { &self.room }
+    /// }
+    /// assert_eq!(Reserve { hotel: 1, room: (1, 204) }.aggregate_id(), &(1, 204));
+    /// ```
     fn aggregate_id(&self) -> &Self::AggregateId;
 }
 
@@ -88,6 +100,31 @@ pub trait CommandHandler: Send + Sync + 'static {
     /// While it runs, no other command of the same aggregate does (G1), and the state is its
     /// own. Once started it runs to its end, whatever its caller does (G8); it is dropped at an
     /// await only when the executor drops the worker.
+    ///
+    /// ```
+    /// # use shardpool::{Command, CommandHandler, Context, Failure, ShardPool, executors::Threads};
+    /// # use std::sync::{Arc, Mutex};
+    /// # struct Note(&'static str);
+    /// # impl Command for Note { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// struct Audit { log: Mutex<Vec<String>> }
+    ///
+    /// impl CommandHandler for Audit {
+    /// #     type Command = Note; type State = u32; type Output = (); type Error = ();
+    ///     // ...
+    ///     async fn handle(&self, times: &mut u32, note: Note, cx: &Context) -> Result<(), Failure<()>> {
+    ///         *times += 1;
+    ///         self.log.lock().unwrap().push(format!("{} {times} v{}", note.0, cx.version()));
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// // An `Arc` of a handler is a handler too: what it shares stays within reach.
+    /// let audit = Arc::new(Audit { log: Mutex::default() });
+    /// let pool = ShardPool::builder(Arc::clone(&audit)).start(Threads::new())?;
+    /// pool.blocking_send(Note("a")).unwrap();
+    /// assert_eq!(*audit.log.lock().unwrap(), ["a 1 v1"]);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     ///
     /// # Panics
     ///
@@ -165,6 +202,10 @@ impl<E> From<E> for Failure<E> {
 ///         Ok(Loaded::new(id.len() as u64, 7))
 ///     }
 /// }
+///
+/// let loaded = futures::executor::block_on(Store.load(&"alice".to_owned()))?;
+/// assert_eq!((loaded.state, loaded.version), (5, 7));
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait Loader: Send + Sync + 'static {
     /// As in [`Command::AggregateId`].
@@ -180,6 +221,28 @@ pub trait Loader: Send + Sync + 'static {
     /// An error ends the command that asked for the load as
     /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`; the next
     /// command asks again. The load is dropped at an await when the pool aborts.
+    ///
+    /// # Panics
+    ///
+    /// A panic ends that command as [`CommandError::Panicked`](crate::CommandError::Panicked) with
+    /// `started: false`; the next command asks again (G7).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// use shardpool::{CommandError, SendError, loader_fn};
+    ///
+    /// let handler = handler_fn(|_: &mut u32, _: Add, _: &Context| Ok(()));
+    /// let loader = loader_fn(|_: &'static str| async { Err("no connection") });
+    /// let pool = ShardPool::builder(handler).loader(loader).start(Threads::new())?;
+    /// assert_eq!(
+    ///     pool.blocking_send(Add("a", 1)).unwrap_err(),
+    ///     SendError::Command(CommandError::Failed { error: "no connection", started: false }),
+    /// );
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     fn load(
         &self,
         id: &Self::AggregateId,
@@ -200,6 +263,15 @@ impl<L: Loader> Loader for Arc<L> {
 }
 
 /// An aggregate as the store has it.
+///
+/// ```
+/// use shardpool::Loaded;
+///
+/// // As an event store has it: fold the events, count them.
+/// let events = [10, 20, -5];
+/// let account = Loaded { state: events.iter().sum::<i64>(), version: events.len() as u64 };
+/// assert_eq!(account, Loaded::new(25, 3));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loaded<S> {
     /// The state after `version` commits.
@@ -210,6 +282,13 @@ pub struct Loaded<S> {
 
 impl<S> Loaded<S> {
     /// The state and the version that belong together.
+    ///
+    /// ```
+    /// use shardpool::Loaded;
+    ///
+    /// let unknown = Loaded::new(String::new(), 0); // its first commit will be version 1
+    /// assert_eq!(unknown.version, 0);
+    /// ```
     pub fn new(state: S, version: u64) -> Self {
         Self { state, version }
     }
@@ -218,6 +297,26 @@ impl<S> Loaded<S> {
 /// Where resident state comes from: a [`Loader`], or [`NoLoader`].
 ///
 /// Sealed; the two implementations are all there are.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// use shardpool::{Builder, CommandHandler, PoolOf, Source, StartError};
+///
+/// /// Starts a builder, whether it was given a loader or not.
+/// fn start<H, L>(builder: Builder<H, L>) -> Result<PoolOf<H>, StartError>
+/// where
+///     H: CommandHandler<Command = Add>,
+///     L: Source<&'static str, H::State, H::Error>,
+/// {
+///     builder.shards(2).start(Threads::new())
+/// }
+/// let handler = handler_fn(|_: &mut (), _: Add, _: &Context| Ok::<_, Failure<()>>(()));
+/// assert_eq!(start(ShardPool::builder(handler))?.shards(), 2);
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 pub trait Source<K, S, E>: Send + Sync + 'static + sealed::Sealed {
     #[doc(hidden)]
     const LOADS: bool;
@@ -228,10 +327,55 @@ pub trait Source<K, S, E>: Send + Sync + 'static + sealed::Sealed {
 
 /// No store: state starts from its `Default` and the version from 0; after a failure or a panic
 /// the state is reset and the version stays where it was (G11).
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let handler = handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     *sum += add.1;
+/// #     if add.1 == 0 { Err(Failure::Failed("disk full")) } else { Ok(*sum) }
+/// # });
+/// use shardpool::{Builder, NoLoader};
+///
+/// let builder: Builder<_, NoLoader> = ShardPool::builder(handler);
+/// let pool = builder.start(Threads::new())?;
+/// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+/// pool.blocking_send(Add("a", 0)).unwrap_err(); // this handler fails at a zero
+/// let receipt = pool.blocking_send(Add("a", 4)).unwrap();
+/// assert_eq!((receipt.output, receipt.version), (4, 2));
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoLoader;
 
 /// A [`Loader`] that the builder was given.
+///
+/// ```
+/// # use shardpool::{Command, CommandHandler, Context, Failure, Loaded, Loader, ShardPool, executors::Threads};
+/// # struct Add(u32, u64);
+/// # impl Command for Add { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+/// # struct Counter;
+/// # impl CommandHandler for Counter {
+/// #     type Command = Add; type State = u64; type Output = u64; type Error = ();
+/// #     async fn handle(&self, sum: &mut u64, add: Add, _: &Context) -> Result<u64, Failure<()>> {
+/// #         *sum += add.1;
+/// #         Ok(*sum)
+/// #     }
+/// # }
+/// # struct Store;
+/// # impl Loader for Store {
+/// #     type AggregateId = u32; type State = u64; type Error = ();
+/// #     async fn load(&self, _: &u32) -> Result<Loaded<u64>, ()> { Ok(Loaded::new(40, 1)) }
+/// # }
+/// use shardpool::{Builder, Loading};
+///
+/// // The builder's type tells that there is a loader.
+/// let builder: Builder<Counter, Loading<Store>> = ShardPool::builder(Counter).loader(Store);
+/// assert_eq!(builder.start(Threads::new())?.blocking_send(Add(1, 2)).unwrap().output, 42);
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 pub struct Loading<L>(pub(crate) L);
 
 impl<L> fmt::Debug for Loading<L> {
@@ -267,6 +411,23 @@ where
 }
 
 /// What a committed command gives back.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use shardpool::Receipt;
+///
+/// let Receipt { version, output, .. } = pool.blocking_send(Add("a", 3)).unwrap();
+/// assert_eq!((version, output), (1, 3));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt<O> {
@@ -277,6 +438,20 @@ pub struct Receipt<O> {
 }
 
 /// What a handler may know of the command that it carries out.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// let handler = handler_fn(|_: &mut (), _: Add, cx: &Context| Ok::<_, Failure<()>>(format!("{cx:?}")));
+/// let pool = ShardPool::builder(handler).shards(1).start(Threads::new())?;
+/// assert_eq!(
+///     pool.blocking_send(Add("a", 1)).unwrap().output,
+///     "Context { version: 1, shard: 0, is_cancelled: false }",
+/// );
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 #[derive(Clone)]
 pub struct Context {
     pub(crate) command: Arc<dyn Probe>,
@@ -287,11 +462,38 @@ pub struct Context {
 
 impl Context {
     /// The version that this command will have if it commits: the resident version + 1.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// // An event store: what is appended carries the version that the command will have.
+    /// let handler = handler_fn(|events: &mut Vec<(u64, u32)>, add: Add, cx: &Context| {
+    ///     events.push((cx.version(), add.1));
+    ///     Ok::<_, Failure<()>>(events.clone())
+    /// });
+    /// let pool = ShardPool::builder(handler).start(Threads::new())?;
+    /// pool.blocking_send(Add("a", 30)).unwrap();
+    /// assert_eq!(pool.blocking_send(Add("a", 40)).unwrap().output, [(1, 30), (2, 40)]);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn version(&self) -> u64 {
         self.version
     }
 
     /// The index of the shard that the command runs on.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// let handler = handler_fn(|_: &mut (), _: Add, cx: &Context| Ok::<_, Failure<()>>(cx.shard()));
+    /// let pool = ShardPool::builder(handler).shards(4).start(Threads::new())?;
+    /// assert_eq!(pool.blocking_send(Add("a", 1)).unwrap().output, pool.shard_of(&"a"));
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn shard(&self) -> usize {
         self.shard
     }
@@ -301,6 +503,28 @@ impl Context {
     ///
     /// The pool never stops a started command; a handler that runs long may look at this and
     /// return early (G8).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let work_a_little = std::thread::yield_now;
+    /// let handler = handler_fn(move |_: &mut (), _: Add, cx: &Context| {
+    /// #     tell.send(()).ok();
+    ///     while !cx.is_cancelled() {
+    ///         work_a_little();
+    ///     }
+    ///     Err::<(), _>(Failure::Rejected("stopped early"))
+    /// });
+    /// let pool = ShardPool::builder(handler).start(Threads::new())?;
+    /// let ticket = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// # started.recv().unwrap();
+    /// assert!(!ticket.withdraw()); // it has started: not withdrawn, but told
+    /// assert_eq!(ticket.blocking_wait().unwrap_err().into_error(), Some("stopped early"));
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.command.is_cancel_asked() || self.front.is_aborting()
     }

@@ -20,6 +20,25 @@ use std::time::Duration;
 /// The call that made it has done its work already: intake is closed (G15) and, for `abort`, what
 /// has not started is being resolved. The future only waits.
 ///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// # futures::executor::block_on(async {
+/// pool.send(Add("a", 3)).await.unwrap();
+/// let (one, other) = futures::join!(pool.drain(), pool.drain());
+/// assert_eq!(one.unwrap().committed, 1);
+/// assert_eq!(one, other);
+/// # });
+/// ```
+///
 /// # Cancel safety
 ///
 /// It can be dropped and made again at any time, by any number of callers (G16).
@@ -27,7 +46,8 @@ use std::time::Duration;
 /// # Errors
 ///
 /// [`DrainError::Timeout`] after the time of [`within`](Self::within);
-/// [`DrainError::Deadlock`] inside a handler of the same pool, which it would wait for (G9).
+/// [`DrainError::Deadlock`] inside a handler of the same pool, which it would wait for (G9), unless
+/// `within` bounds the wait.
 pub struct Drain {
     lifecycle: Arc<Lifecycle>,
     peers: Arc<Peers>,
@@ -57,8 +77,34 @@ impl Drain {
     }
 
     /// Waits no longer than this after the first poll, by the executor's clock; a time too long for
-    /// the clock is no limit. The pool stays closed after that, what
-    /// was accepted goes on, and `drain` or `abort` can be called again.
+    /// the clock is no limit. The pool stays closed after that, what was accepted goes on, and
+    /// `drain` or `abort` can be called again.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// # let pool = builder.start(Threads::new()).unwrap();
+    /// use shardpool::DrainError;
+    /// use std::time::Duration;
+    ///
+    /// let running = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// let queued = pool.blocking_submit(Add("a", 2)).unwrap();
+    /// started.recv().unwrap();
+    /// let error = pool.drain().within(Duration::from_millis(1)).blocking_wait().unwrap_err();
+    /// assert_eq!(error, DrainError::Timeout { queued: 1, running: 1 });
+    /// # drop(open);
+    /// assert_eq!(pool.drain().blocking_wait().unwrap().committed, 2);
+    /// ```
     pub fn within(mut self, time: Duration) -> Self {
         self.time = self.clock.now().checked_add(time).map(|_| time);
         self
@@ -68,6 +114,22 @@ impl Drain {
     /// by the system's clock.
     ///
     /// Not for async code: it holds up its executor, perhaps the one that has to end the pool.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let _ticket = pool.blocking_submit(Add("a", 3)).unwrap();
+    /// let outcomes = pool.drain().blocking_wait().unwrap();
+    /// assert_eq!((outcomes.committed, outcomes.total()), (1, 1));
+    /// ```
     ///
     /// # Errors
     ///

@@ -7,6 +7,29 @@ use std::fmt;
 /// Why an accepted command did not commit.
 ///
 /// `E` is the handler's error. Every variant but [`Deadlock`](Self::Deadlock) is an outcome.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use shardpool::CommandError;
+///
+/// let ticket = pool.blocking_submit(Add("a", 0)).unwrap();
+/// let report = match ticket.blocking_wait() {
+///     Ok(receipt) => format!("version {}", receipt.version),
+///     Err(CommandError::Rejected(why)) => format!("no: {why}"),
+///     Err(error) if error.started() => format!("look at the store: {error}"),
+///     Err(error) => format!("can be tried again: {error}"),
+/// };
+/// assert_eq!(report, "no: nothing to add");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommandError<E> {
@@ -36,14 +59,23 @@ pub enum CommandError<E> {
         /// Whether the handler had started, and so may have written.
         started: bool,
     },
-    /// Not an outcome: this wait, made inside a handler, could never have ended, and was refused
-    /// (G9). The command is still accepted and will have its outcome; nobody is told.
+    /// Not an outcome: this wait, made inside a handler, could never have ended, or would have
+    /// blocked the executor's last thread, and was refused (G9). The command is still accepted and
+    /// will have its outcome. Nobody is told, but for a ticket that was awaited by reference: it
+    /// can be awaited again elsewhere.
     Deadlock,
 }
 
 impl<E> CommandError<E> {
     /// Whether the handler had started, that is, whether it may have written something. A
     /// rejection counts as started, though by its own word nothing was written.
+    ///
+    /// ```
+    /// use shardpool::CommandError;
+    ///
+    /// assert!(CommandError::<()>::Aborted { started: true }.started());
+    /// assert!(!CommandError::<()>::Cancelled.started());
+    /// ```
     pub fn started(&self) -> bool {
         match self {
             Self::Rejected(_) => true,
@@ -55,6 +87,13 @@ impl<E> CommandError<E> {
     }
 
     /// The handler's own error, of a rejected or failed command.
+    ///
+    /// ```
+    /// use shardpool::CommandError;
+    ///
+    /// assert_eq!(CommandError::Rejected("no money").into_error(), Some("no money"));
+    /// assert_eq!(CommandError::<&str>::Expired.into_error(), None);
+    /// ```
     pub fn into_error(self) -> Option<E> {
         match self {
             Self::Rejected(error) | Self::Failed { error, .. } => Some(error),
@@ -100,12 +139,31 @@ impl<E: Error + 'static> Error for CommandError<E> {
 }
 
 /// Why [`submit`](crate::ShardPool::submit) did not accept a command, which comes back.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use shardpool::SubmitError;
+///
+/// let _ = pool.drain();
+/// let error = pool.blocking_submit(Add("a", 3)).unwrap_err();
+/// assert_eq!(error, SubmitError::Closed(Add("a", 3)));
+/// assert_eq!(error.to_string(), "command not accepted: pool is closed: it drains, was aborted or dropped");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitError<C> {
     /// The pool drains, was aborted or dropped, or the shard lost one of its futures.
     Closed(C),
-    /// The deadline had passed when room was granted.
+    /// The deadline had passed when the command was submitted, or when room was granted.
     Expired(C),
     /// A submitter of one shard was given a command of another.
     WrongShard {
@@ -116,9 +174,10 @@ pub enum SubmitError<C> {
         /// The shard that serves the command's aggregate.
         owner: usize,
     },
-    /// This wait, made inside a handler, could never have ended (G9).
+    /// This wait, made inside a handler, could never have ended, or would have blocked the
+    /// executor's last thread (G9).
     Deadlock(C),
-    /// `aggregate_id` or the id's `Hash` panicked.
+    /// `aggregate_id` or the id's `Hash` panicked; or, inside a handler, the id's `Clone`.
     Panicked {
         /// The command.
         command: C,
@@ -128,6 +187,28 @@ pub enum SubmitError<C> {
 }
 
 /// Why [`try_submit`](crate::ShardPool::try_submit) did not accept a command, which comes back.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let (open, gate) = std::sync::mpsc::channel::<()>();
+/// # let (tell, started) = std::sync::mpsc::channel();
+/// # let gate = std::sync::Mutex::new(gate);
+/// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+/// #     tell.send(()).ok();
+/// #     gate.lock().unwrap().recv().ok();
+/// #     Ok::<_, Failure<&'static str>>(())
+/// # })).shards(1).workers_per_shard(1);
+/// use shardpool::TrySubmitError;
+///
+/// let pool = builder.queue_depth(1).start(Threads::new()).unwrap();
+/// let running = pool.try_submit(Add("a", 1)).unwrap();
+/// started.recv().unwrap();
+/// let queued = pool.try_submit(Add("a", 2)).unwrap();
+/// assert_eq!(pool.try_submit(Add("a", 3)).unwrap_err(), TrySubmitError::Full(Add("a", 3)));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySubmitError<C> {
@@ -135,7 +216,7 @@ pub enum TrySubmitError<C> {
     Full(C),
     /// As in [`SubmitError::Closed`].
     Closed(C),
-    /// As in [`SubmitError::Expired`].
+    /// The deadline had passed when the command was submitted.
     Expired(C),
     /// As in [`SubmitError::WrongShard`].
     WrongShard {
@@ -157,6 +238,27 @@ pub enum TrySubmitError<C> {
 
 /// Why [`send`](crate::ShardPool::send) has no receipt: the command was not accepted, or it was
 /// and did not commit.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use shardpool::{CommandError, SendError, SubmitError};
+///
+/// let rejected = pool.blocking_send(Add("a", 0)).unwrap_err();
+/// assert_eq!(rejected, SendError::Command(CommandError::Rejected("nothing to add")));
+///
+/// let _ = pool.drain();
+/// let refused = pool.blocking_send(Add("a", 3)).unwrap_err();
+/// assert_eq!(refused, SendError::NotAccepted(SubmitError::Closed(Add("a", 3))));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError<C, E> {
@@ -168,6 +270,13 @@ pub enum SendError<C, E> {
 
 impl<C> SubmitError<C> {
     /// The command that was not accepted.
+    ///
+    /// ```
+    /// use shardpool::SubmitError;
+    ///
+    /// let error = SubmitError::WrongShard { command: "deposit", shard: 0, owner: 1 };
+    /// assert_eq!(error.into_command(), "deposit");
+    /// ```
     pub fn into_command(self) -> C {
         match self {
             Self::Closed(command)
@@ -196,6 +305,12 @@ impl<C> SubmitError<C> {
 
 impl<C> TrySubmitError<C> {
     /// The command that was not accepted.
+    ///
+    /// ```
+    /// use shardpool::TrySubmitError;
+    ///
+    /// assert_eq!(TrySubmitError::Full("deposit").into_command(), "deposit");
+    /// ```
     pub fn into_command(self) -> C {
         match self {
             Self::Full(command)
@@ -207,6 +322,13 @@ impl<C> TrySubmitError<C> {
     }
 
     /// Whether it is worth trying again later.
+    ///
+    /// ```
+    /// use shardpool::TrySubmitError;
+    ///
+    /// assert!(TrySubmitError::Full("deposit").is_full());
+    /// assert!(!TrySubmitError::Closed("deposit").is_full());
+    /// ```
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full(_))
     }
@@ -214,6 +336,15 @@ impl<C> TrySubmitError<C> {
 
 impl<C, E> SendError<C, E> {
     /// The command, if it was not accepted.
+    ///
+    /// ```
+    /// use shardpool::{CommandError, SendError, SubmitError};
+    ///
+    /// let refused: SendError<_, ()> = SendError::NotAccepted(SubmitError::Closed("deposit"));
+    /// assert_eq!(refused.into_command(), Some("deposit"));
+    /// let expired: SendError<&str, ()> = SendError::Command(CommandError::Expired);
+    /// assert_eq!(expired.into_command(), None);
+    /// ```
     pub fn into_command(self) -> Option<C> {
         match self {
             Self::NotAccepted(error) => Some(error.into_command()),
@@ -222,6 +353,14 @@ impl<C, E> SendError<C, E> {
     }
 
     /// Whether the handler had started, that is, whether it may have written something.
+    ///
+    /// ```
+    /// use shardpool::{CommandError, SendError, SubmitError};
+    ///
+    /// let failed = CommandError::Failed { error: "disk full", started: true };
+    /// assert!(SendError::<(), _>::Command(failed).started());
+    /// assert!(!SendError::<_, ()>::NotAccepted(SubmitError::Closed("deposit")).started());
+    /// ```
     pub fn started(&self) -> bool {
         matches!(self, Self::Command(error) if error.started())
     }
@@ -320,6 +459,16 @@ impl<C> From<SubmitError<C>> for TrySubmitError<C> {
 }
 
 /// Why a [`Drain`](crate::Drain) ended without the pool having ended.
+///
+/// ```
+/// use shardpool::DrainError;
+///
+/// let error = DrainError::Timeout { queued: 2, running: 1 };
+/// assert_eq!(
+///     error.to_string(),
+///     "drain ran out of time with 2 commands queued and 1 running; drain again to go on waiting, or abort",
+/// );
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainError {
@@ -331,8 +480,8 @@ pub enum DrainError {
         /// Commands that have started and not ended.
         running: u64,
     },
-    /// The drain was awaited inside a handler that it would have to wait for (G9). Intake is
-    /// closed all the same.
+    /// The drain was awaited, with no limit of time, inside a handler that it would have to wait
+    /// for; or it would have blocked the executor's last thread (G9). Intake is closed all the same.
     Deadlock,
 }
 
@@ -354,6 +503,23 @@ impl fmt::Display for DrainError {
 impl Error for DrainError {}
 
 /// A setting of the builder that can't be (G14).
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// use shardpool::StartError;
+///
+/// let error = builder.queue_depth(0).start(Threads::new()).unwrap_err();
+/// let StartError::Setting(error) = error else { panic!("{error}") };
+/// assert_eq!((error.setting, error.value, error.reason), ("queue_depth", 0, "must be at least 1"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SettingError {
@@ -374,12 +540,38 @@ impl fmt::Display for SettingError {
 impl Error for SettingError {}
 
 /// Why a pool could not start.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// use shardpool::StartError;
+/// use shardpool::executors::{Executor, SpawnError, Task};
+///
+/// struct Refuses;
+/// impl Executor for Refuses {
+///     fn spawn(&self, _: Task) -> Result<(), SpawnError> {
+///         Err(SpawnError::new("it is late"))
+///     }
+/// }
+///
+/// let error = builder.start(Refuses).unwrap_err();
+/// assert!(matches!(error, StartError::Spawn(_)));
+/// assert_eq!(error.to_string(), "could not spawn the pool's futures: it is late");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
     /// A setting was refused; nothing was started.
     Setting(SettingError),
-    /// The executor did not take one of the pool's futures; those that it had taken end.
+    /// The executor did not take one of the pool's futures, or dropped it at once; those that it
+    /// had taken end.
     Spawn(SpawnError),
 }
 

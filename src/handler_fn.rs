@@ -90,18 +90,65 @@ where
 type Types<T> = PhantomData<fn() -> T>;
 
 /// The handler that [`handler_fn`] makes.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// use shardpool::{HandlerFn, PoolOf};
+///
+/// // With a function pointer in the place of the closure, the type has a name.
+/// type Adder = HandlerFn<fn(&mut u32, Add, &Context) -> Result<u32, Failure<()>>, u32, Add, u32, ()>;
+///
+/// fn add(sum: &mut u32, add: Add, _: &Context) -> Result<u32, Failure<()>> {
+///     *sum += add.1;
+///     Ok(*sum)
+/// }
+/// let handler: Adder = handler_fn(add);
+/// let pool: PoolOf<Adder> = ShardPool::builder(handler).start(Threads::new())?;
+/// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 pub struct HandlerFn<F, S, C, O, E> {
     f: F,
     types: Types<(S, C, O, E)>,
 }
 
 /// The handler that [`async_handler_fn`] makes.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// use shardpool::{AsyncHandlerFn, async_handler_fn};
+/// use std::future::{Ready, ready};
+///
+/// type Echo = AsyncHandlerFn<fn(Add, Context) -> Ready<Result<u32, Failure<()>>>, Add, u32, ()>;
+///
+/// let handler: Echo = async_handler_fn(|add, _| ready(Ok(add.1)));
+/// let pool = ShardPool::builder(handler).start(Threads::new())?;
+/// assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 pub struct AsyncHandlerFn<F, C, O, E> {
     f: F,
     types: Types<(C, O, E)>,
 }
 
 /// The loader that [`loader_fn`] makes.
+///
+/// ```
+/// use shardpool::{Loaded, Loader, LoaderFn, loader_fn};
+/// use std::future::{Ready, ready};
+///
+/// type Fixed = LoaderFn<fn(u32) -> Ready<Result<Loaded<u64>, ()>>, u32, u64, ()>;
+///
+/// let loader: Fixed = loader_fn(|id| ready(Ok(Loaded::new(u64::from(id) * 10, 0))));
+/// let loaded = futures::executor::block_on(loader.load(&4));
+/// assert_eq!(loaded, Ok(Loaded::new(40, 0)));
+/// ```
 pub struct LoaderFn<F, K, S, E> {
     f: F,
     types: Types<(K, S, E)>,

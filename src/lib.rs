@@ -143,6 +143,29 @@ pub use submit::{Sending, Submission, Submitter};
 pub use ticket::Ticket;
 
 /// The pool of a handler, by its name.
+///
+/// ```
+/// # use shardpool::{Command, CommandHandler, Context, Failure, ShardPool, executors::Threads};
+/// # struct Add(u32, u64);
+/// # impl Command for Add { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+/// # struct Counter;
+/// # impl CommandHandler for Counter {
+/// #     type Command = Add; type State = u64; type Output = u64; type Error = &'static str;
+/// #     async fn handle(&self, sum: &mut u64, add: Add, _: &Context) -> Result<u64, Failure<&'static str>> {
+/// #         *sum += add.1;
+/// #         Ok(*sum)
+/// #     }
+/// # }
+/// use shardpool::PoolOf;
+///
+/// struct Service {
+///     pool: PoolOf<Counter>,
+/// }
+///
+/// let service = Service { pool: ShardPool::builder(Counter).start(Threads::new())? };
+/// assert_eq!(service.pool.blocking_send(Add(1, 5)).unwrap().output, 5);
+/// # Ok::<(), shardpool::StartError>(())
+/// ```
 pub type PoolOf<H> = ShardPool<
     <H as CommandHandler>::Command,
     <H as CommandHandler>::Output,

@@ -85,6 +85,17 @@ impl<T: Types> Drop for Inner<T> {
 impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// Begins to set up a pool for a handler: a [`CommandHandler`], or a closure through
     /// [`handler_fn`](crate::handler_fn) or [`async_handler_fn`](crate::async_handler_fn).
+    ///
+    /// ```
+    /// use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    ///
+    /// # struct Touch(u32);
+    /// # impl Command for Touch { type AggregateId = u32; fn aggregate_id(&self) -> &u32 { &self.0 } }
+    /// let handler = handler_fn(|_: &mut (), _: Touch, cx: &Context| Ok::<_, Failure<()>>(cx.version()));
+    /// let pool = ShardPool::builder(handler).shards(2).start(Threads::new())?;
+    /// assert_eq!(pool.blocking_send(Touch(1)).unwrap().output, 1);
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn builder<H>(handler: H) -> Builder<H, NoLoader>
     where
         H: CommandHandler<Command = C, Output = O, Error = E>,
@@ -98,9 +109,36 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
 
     /// Submits a command, waits for room if there is none, and then for the outcome.
     ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// # futures::executor::block_on(async {
+    /// use shardpool::{CommandError, SendError};
+    ///
+    /// let receipt = pool.send(Add("a", 3)).await.unwrap();
+    /// assert_eq!((receipt.version, receipt.output), (1, 3));
+    ///
+    /// // This handler rejects a zero.
+    /// match pool.send(Add("a", 0)).await {
+    ///     Err(SendError::Command(CommandError::Rejected(why))) => assert_eq!(why, "nothing to add"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # });
+    /// ```
+    ///
     /// # Errors
     ///
-    /// The command was not accepted, and comes back; or it was, and did not commit.
+    /// [`SendError::NotAccepted`]: the command comes back. [`SendError::Command`]: it was accepted,
+    /// and did not commit. Inside a handler, a wait that could never end is refused with `Deadlock`
+    /// (G9).
     ///
     /// # Cancel safety
     ///
@@ -115,6 +153,26 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// Who waits is served first come, first served; a submission that was granted room is
     /// accepted, polled since or not, so one that nobody polls holds up nobody (G13).
     ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// # futures::executor::block_on(async {
+    /// let first = pool.submit(Add("a", 1)).await.unwrap();
+    /// let second = pool.submit(Add("a", 2)).await.unwrap();
+    /// // Both are accepted; they run in this order, whoever asks first.
+    /// assert_eq!(second.await.unwrap().version, 2);
+    /// assert_eq!(first.await.unwrap().version, 1);
+    /// # });
+    /// ```
+    ///
     /// # Errors
     ///
     /// The command was not accepted, and comes back.
@@ -128,6 +186,26 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
 
     /// Submits a command if there is room, without waiting.
     ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// use shardpool::TrySubmitError;
+    ///
+    /// let ticket = pool.try_submit(Add("a", 3)).unwrap();
+    /// assert_eq!(ticket.blocking_wait().unwrap().output, 3);
+    ///
+    /// let _ = pool.drain();
+    /// assert_eq!(pool.try_submit(Add("a", 4)).unwrap_err(), TrySubmitError::Closed(Add("a", 4)));
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`TrySubmitError::Full`] if there is none, or others wait for it; or the reasons for which
@@ -139,8 +217,26 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// As [`send`](Self::send), for code that is not async: blocks the thread. Needs no runtime on
     /// this thread (G20).
     ///
-    /// Inside a handler it is refused when the wait could never end, or would block the executor's
-    /// last thread (G9).
+    /// Inside a handler it is refused with `Deadlock` when the wait could never end, or would block
+    /// the executor's last thread (G9).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let caller = std::thread::spawn({
+    ///     let pool = pool.clone();
+    ///     move || pool.blocking_send(Add("a", 3)).unwrap().output
+    /// });
+    /// assert_eq!(caller.join().unwrap(), 3);
+    /// ```
     ///
     /// # Errors
     ///
@@ -150,7 +246,26 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     }
 
     /// As [`submit`](Self::submit), for code that is not async: blocks the thread while there is no
-    /// room.
+    /// room. Needs no runtime on this thread (G20).
+    ///
+    /// Inside a handler, where there is no room, it is refused with [`SubmitError::Deadlock`] when the
+    /// wait could never end, or would block the executor's last thread (G9).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let tickets: Vec<_> = (1..=3).map(|n| pool.blocking_submit(Add("a", n)).unwrap()).collect();
+    /// let sums: Vec<_> = tickets.into_iter().map(|ticket| ticket.blocking_wait().unwrap().output).collect();
+    /// assert_eq!(sums, [1, 3, 6]);
+    /// ```
     ///
     /// # Errors
     ///
@@ -160,18 +275,71 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     }
 
     /// A way in that gives each command a deadline: see [`Submitter::within`].
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// use shardpool::{SendError, SubmitError};
+    /// use std::time::Duration;
+    ///
+    /// assert!(pool.within(Duration::from_secs(60)).blocking_send(Add("a", 3)).is_ok());
+    ///
+    /// let late = pool.within(Duration::ZERO).blocking_send(Add("a", 4));
+    /// assert_eq!(late.unwrap_err(), SendError::NotAccepted(SubmitError::Expired(Add("a", 4))));
+    /// ```
     pub fn within(&self, time: Duration) -> Submitter<'_, C, O, E> {
         self.submitter().within(time)
     }
 
     /// One shard's own way in, for those who route for themselves: a command for an aggregate of
     /// another shard is refused, not misrouted. `None` if there is no such shard.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let home = pool.shard_of(&"a");
+    /// let shard = pool.shard(home).unwrap();
+    /// assert_eq!(shard.blocking_send(Add("a", 3)).unwrap().output, 3);
+    /// assert!(pool.shard(pool.shards()).is_none());
+    /// ```
     pub fn shard(&self, index: usize) -> Option<Submitter<'_, C, O, E>> {
         let submitter = self.submitter();
         (index < self.shards()).then_some(Submitter { shard: Some(index), ..submitter })
     }
 
     /// The shard that serves an aggregate, the same while the pool lives (G3).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let home = pool.shard_of(&"a");
+    /// pool.blocking_send(Add("a", 3)).unwrap();
+    /// assert_eq!(pool.stats()[home].outcomes.committed, 1);
+    /// ```
     ///
     /// # Panics
     ///
@@ -181,6 +349,22 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     }
 
     /// How many shards there are.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// let pool = builder.shards(5).start(Threads::new())?;
+    /// assert!(pool.shard_of(&"a") < pool.shards());
+    /// assert_eq!(pool.shards(), pool.stats().len());
+    /// # Ok::<(), shardpool::StartError>(())
+    /// ```
     pub fn shards(&self) -> usize {
         self.inner.shards.len()
     }
@@ -188,11 +372,46 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// The counters of each shard; [`ShardStats`] tells how far they are consistent under load.
     ///
     /// Reads a few numbers for each worker: for a monitor, not for each command.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// for id in ["a", "b", "c"] {
+    ///     pool.blocking_send(Add(id, 1)).unwrap();
+    /// }
+    /// let stats = pool.stats(); // one for each shard, by its index
+    /// assert_eq!(stats.iter().map(|shard| shard.accepted).sum::<u64>(), 3);
+    /// assert_eq!(stats.iter().map(|shard| shard.resident).sum::<u64>(), 3);
+    /// ```
     pub fn stats(&self) -> Vec<ShardStats> {
         self.inner.shards.iter().map(|shard| shard.front.stats()).collect()
     }
 
     /// Whether intake is closed on every shard.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// assert!(!pool.is_closed());
+    /// let _ = pool.drain();
+    /// assert!(pool.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.shards.iter().all(|shard| shard.front.is_closed())
     }
@@ -202,7 +421,32 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// Then everything that was accepted finishes, and the future is ready when the last of the
     /// pool's futures has ended.
     ///
-    /// Can be called any number of times, by any number of callers.
+    /// Can be called any number of times, by any number of callers (G16). Errors and cancel safety:
+    /// see [`Drain`].
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// # let pool = builder.start(Threads::new()).unwrap();
+    /// let first = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// let second = pool.blocking_submit(Add("a", 2)).unwrap();
+    ///
+    /// let drain = pool.drain();
+    /// assert!(pool.try_submit(Add("a", 3)).is_err()); // closed at once, awaited or not
+    /// # drop(open);
+    /// let outcomes = drain.blocking_wait().unwrap();
+    /// assert_eq!(outcomes.committed, 2); // what was accepted has finished
+    /// ```
     pub fn drain(&self) -> Drain {
         self.inner.close();
         Drain::new(&self.inner.lifecycle, &self.inner.peers, &self.inner.clock)
@@ -210,8 +454,35 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
 
     /// As [`drain`](Self::drain), but what has not started is resolved as
     /// [`Aborted`](crate::CommandError::Aborted), as soon as dispatchers and workers are polled.
+    /// Until the shard's dispatcher is, a worker that is free may still start a command of its turn.
     /// Commands that have started run to their end, with
-    /// [`is_cancelled`](crate::Context::is_cancelled) set.
+    /// [`is_cancelled`](crate::Context::is_cancelled) set. Errors and cancel safety: see [`Drain`].
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, async_handler_fn, executors::Threads};
+    /// # use futures::FutureExt;
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = futures::channel::oneshot::channel::<()>();
+    /// # let gate = gate.shared();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let pool = ShardPool::builder(async_handler_fn(move |_: Add, _: Context| {
+    /// #     tell.send(()).ok();
+    /// #     let gate = gate.clone();
+    /// #     async move { gate.await.ok(); Ok::<_, Failure<&'static str>>(()) }
+    /// # })).shards(1).workers_per_shard(1).start(Threads::new()).unwrap();
+    /// use shardpool::CommandError;
+    ///
+    /// let running = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// let queued = pool.blocking_submit(Add("a", 2)).unwrap();
+    /// started.recv().unwrap(); // the handler of the first is at an await
+    ///
+    /// let end = pool.abort();
+    /// assert_eq!(queued.blocking_wait().unwrap_err(), CommandError::Aborted { started: false });
+    /// # drop(open);
+    /// assert!(running.blocking_wait().is_ok()); // goes on to its end
+    /// assert_eq!(end.blocking_wait().unwrap().aborted, 1);
+    /// ```
     pub fn abort(&self) -> Drain {
         for shard in &self.inner.shards {
             shard.front.abort();
@@ -220,6 +491,23 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     }
 
     /// A handle that does not keep the pool open: for handlers that must reach their own pool.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let weak = pool.downgrade();
+    /// assert_eq!(weak.upgrade().unwrap().shards(), pool.shards());
+    /// drop(pool); // the last full handle: intake closes
+    /// assert!(weak.upgrade().is_none());
+    /// ```
     pub fn downgrade(&self) -> WeakPool<C, O, E> {
         WeakPool { inner: Arc::downgrade(&self.inner) }
     }
@@ -276,6 +564,25 @@ pub struct WeakPool<C: Command, O: Send, E: Send> {
 
 impl<C: Command, O: Send + 'static, E: Send + 'static> WeakPool<C, O, E> {
     /// A full handle, unless the last one is gone.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let weak = pool.downgrade();
+    /// if let Some(pool) = weak.upgrade() {
+    ///     assert_eq!(pool.blocking_send(Add("a", 3)).unwrap().output, 3);
+    /// }
+    /// drop(pool);
+    /// assert!(weak.upgrade().is_none());
+    /// ```
     pub fn upgrade(&self) -> Option<ShardPool<C, O, E>> {
         self.inner.upgrade().map(|inner| ShardPool { inner })
     }

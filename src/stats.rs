@@ -10,6 +10,26 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
 /// How many commands ended in each way. Every accepted command ends in exactly one (G5).
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use shardpool::Outcomes;
+///
+/// pool.blocking_send(Add("a", 3)).unwrap();
+/// pool.blocking_send(Add("b", 0)).unwrap_err(); // rejected by this handler
+/// let all: Outcomes = pool.stats().iter().map(|shard| shard.outcomes).sum();
+/// assert_eq!((all.committed, all.rejected), (1, 1));
+/// assert_eq!(pool.drain().blocking_wait(), Ok(all));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcomes {
@@ -31,6 +51,24 @@ pub struct Outcomes {
 
 impl Outcomes {
     /// The sum of all: at a quiet moment, the number of accepted commands.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// for n in [3, 0, 4] {
+    ///     let _ = pool.blocking_send(Add("a", n));
+    /// }
+    /// let shard = pool.stats()[pool.shard_of(&"a")];
+    /// assert_eq!(shard.outcomes.total(), shard.accepted);
+    /// ```
     pub fn total(&self) -> u64 {
         self.committed
             + self.rejected
@@ -77,6 +115,29 @@ impl Sum for Outcomes {
 /// the outcome of a command, that command is in `outcomes` and in no other number, except for
 /// one that was withdrawn or aborted by another thread at this very moment. At a quiet moment
 /// `accepted == outcomes.total()`.
+///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let (open, gate) = std::sync::mpsc::channel::<()>();
+/// # let (tell, started) = std::sync::mpsc::channel();
+/// # let gate = std::sync::Mutex::new(gate);
+/// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+/// #     tell.send(()).ok();
+/// #     gate.lock().unwrap().recv().ok();
+/// #     Ok::<_, Failure<&'static str>>(())
+/// # })).shards(1).workers_per_shard(1);
+/// # let pool = builder.start(Threads::new()).unwrap();
+/// let running = pool.blocking_submit(Add("a", 1)).unwrap();
+/// started.recv().unwrap();
+/// let queued = pool.blocking_submit(Add("a", 2)).unwrap();
+///
+/// let stats = pool.stats()[0];
+/// assert_eq!((stats.accepted, stats.running, stats.queued), (2, 1, 1));
+/// assert_eq!((stats.waiting, stats.resident, stats.outcomes.total()), (0, 1, 0));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStats {

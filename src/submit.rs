@@ -64,23 +64,119 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     /// The deadline covers the wait for room and the wait for the command's turn. It is looked at
     /// when room is granted and when the turn comes, by the executor's clock; there is no timer, so
     /// a command whose turn does not come is not told (G8). A command that has started is not
-    /// stopped by it.
+    /// stopped by it. A time too long for the clock is no deadline.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// # use std::{sync::{Arc, Mutex}, time::Instant};
+    /// # use shardpool::executors::{Clock, Executor, SpawnError, Task};
+    /// # #[derive(Clone)]
+    /// # struct Simulation(Arc<Mutex<Instant>>);
+    /// # impl Simulation { fn advance(&self, time: Duration) { *self.0.lock().unwrap() += time } }
+    /// # impl Clock for Simulation {
+    /// #     fn now(&self) -> Instant { *self.0.lock().unwrap() }
+    /// #     fn sleep(&self, _: Duration) -> Task { unreachable!() }
+    /// # }
+    /// # impl Executor for Simulation {
+    /// #     fn spawn(&self, task: Task) -> Result<(), SpawnError> { Threads::new().spawn(task) }
+    /// #     fn clock(&self) -> Arc<dyn Clock> { Arc::new(self.clone()) }
+    /// # }
+    /// # let clock = Simulation(Arc::new(Mutex::new(Instant::now())));
+    /// # let pool = builder.start(clock.clone()).unwrap();
+    /// use shardpool::CommandError;
+    /// use std::time::Duration;
+    ///
+    /// let soon = pool.within(Duration::from_secs(5));
+    /// let first = soon.blocking_submit(Add("a", 1)).unwrap();
+    /// let second = soon.blocking_submit(Add("a", 2)).unwrap();
+    /// started.recv().unwrap(); // the first has started
+    /// clock.advance(Duration::from_secs(5)); // a simulated clock
+    /// # drop(open);
+    /// assert!(first.blocking_wait().is_ok());
+    /// assert_eq!(second.blocking_wait().unwrap_err(), CommandError::Expired);
+    /// ```
     pub fn within(mut self, time: Duration) -> Self {
         self.time = Some(time);
         self
     }
 
-    /// As [`ShardPool::send`](crate::ShardPool::send).
+    /// As [`ShardPool::send`](crate::ShardPool::send): errors and cancel safety are the same, and
+    /// [`SubmitError::Expired`] and [`SubmitError::WrongShard`] come in.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// # futures::executor::block_on(async {
+    /// let soon = pool.within(std::time::Duration::from_secs(60));
+    /// assert_eq!(soon.send(Add("a", 1)).await.unwrap().output, 1);
+    /// assert_eq!(soon.send(Add("a", 2)).await.unwrap().output, 3); // a deadline of its own
+    /// # });
+    /// ```
     pub fn send(self, command: C) -> Sending<'p, C, O, E> {
         Sending { entering: Entering::new(self.pool, self.shard, self.time, command), waiter: None }
     }
 
-    /// As [`ShardPool::submit`](crate::ShardPool::submit).
+    /// As [`ShardPool::submit`](crate::ShardPool::submit): errors and cancel safety are the same,
+    /// and [`SubmitError::Expired`] and [`SubmitError::WrongShard`] come in.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// # futures::executor::block_on(async {
+    /// let shard = pool.shard(pool.shard_of(&"a")).unwrap();
+    /// let ticket = shard.submit(Add("a", 3)).await.unwrap();
+    /// assert_eq!(ticket.await.unwrap().output, 3);
+    /// # });
+    /// ```
     pub fn submit(self, command: C) -> Submission<'p, C, O, E> {
         Submission { entering: Entering::new(self.pool, self.shard, self.time, command) }
     }
 
     /// As [`ShardPool::try_submit`](crate::ShardPool::try_submit).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// use shardpool::TrySubmitError;
+    ///
+    /// let late = pool.within(std::time::Duration::ZERO).try_submit(Add("a", 3));
+    /// assert_eq!(late.unwrap_err(), TrySubmitError::Expired(Add("a", 3)));
+    /// ```
     ///
     /// # Errors
     ///
@@ -104,6 +200,21 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
 
     /// As [`ShardPool::blocking_send`](crate::ShardPool::blocking_send).
     ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let shard = pool.shard(pool.shard_of(&"b")).unwrap();
+    /// assert_eq!(shard.blocking_send(Add("b", 3)).unwrap().version, 1);
+    /// ```
+    ///
     /// # Errors
     ///
     /// The command was not accepted, and comes back; or it did not commit.
@@ -115,6 +226,25 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     }
 
     /// As [`ShardPool::blocking_submit`](crate::ShardPool::blocking_submit).
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// use shardpool::SubmitError;
+    ///
+    /// let home = pool.shard_of(&"a");
+    /// let other = (home + 1) % pool.shards();
+    /// let error = pool.shard(other).unwrap().blocking_submit(Add("a", 3)).unwrap_err();
+    /// assert_eq!(error, SubmitError::WrongShard { command: Add("a", 3), shard: other, owner: home });
+    /// ```
     ///
     /// # Errors
     ///
@@ -140,11 +270,34 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
 
 /// The future of [`submit`](crate::ShardPool::submit).
 ///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// # futures::executor::block_on(async {
+/// drop(pool.submit(Add("a", 1))); // never polled: nothing has happened
+/// let submission = pool.submit(Add("a", 2));
+/// assert_eq!(submission.await.unwrap().await.unwrap().output, 2);
+/// assert_eq!(pool.drain().await.unwrap().total(), 1);
+/// # });
+/// ```
+///
 /// # Cancel safety
 ///
-/// Nothing happens before the first poll. Dropped before it is ready, the command is not accepted;
-/// unless room was granted and the future not yet polled since: then the command is accepted and
-/// runs, and its outcome is dropped (G8).
+/// Nothing happens before the first poll, though a deadline is counted from the call. Dropped
+/// before it is ready, the command is not accepted; unless room was granted and the future not yet
+/// polled since: then the command is accepted and runs, and its outcome is dropped (G8).
+///
+/// # Errors
+///
+/// [`SubmitError`]: the command was not accepted, and comes back.
 ///
 /// # Panics
 ///
@@ -168,15 +321,38 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
 
 /// The future of [`send`](crate::ShardPool::send).
 ///
+/// ```
+/// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+/// # #[derive(Debug, PartialEq)]
+/// # struct Add(&'static str, u32);
+/// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+/// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+/// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+/// #     *sum += add.1;
+/// #     Ok(*sum)
+/// # }));
+/// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+/// use futures::FutureExt;
+///
+/// // One poll: there was room, so the command is accepted. Then the caller goes away.
+/// let _ = pool.send(Add("a", 3)).now_or_never();
+/// assert_eq!(pool.drain().blocking_wait().unwrap().committed, 1);
+/// ```
+///
 /// # Cancel safety
 ///
-/// Nothing happens before the first poll. Dropped while it waits for room, the command is not
-/// accepted. Dropped after acceptance, the command runs all the same, and its outcome is dropped
+/// Nothing happens before the first poll, though a deadline is counted from the call. Dropped while
+/// it waits for room, the command is not accepted; unless room was granted and the future not yet
+/// polled since. Dropped after acceptance, the command runs all the same, and its outcome is dropped
 /// (G8). To know which, use [`submit`](crate::ShardPool::submit).
+///
+/// # Errors
+///
+/// [`SendError`]: the command was not accepted, and comes back; or it was, and did not commit.
 ///
 /// # Panics
 ///
-/// If it is polled again after it was ready.
+/// If it is polled again after it gave the outcome or the command.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Sending<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,

@@ -17,15 +17,6 @@ use std::task::{Context, Poll};
 /// Dropping a ticket does not withdraw its command: it runs all the same, and its result is
 /// dropped (G6, G8).
 ///
-/// # Cancel safety
-///
-/// A ticket is the future itself: `(&mut ticket).await` can be dropped and awaited again, nothing
-/// is lost.
-///
-/// # Panics
-///
-/// If it is polled again after it was ready.
-///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
 /// # struct Add(u32);
@@ -40,6 +31,20 @@ use std::task::{Context, Poll};
 /// assert_eq!(ticket.await.unwrap().output, 3);
 /// # });
 /// ```
+///
+/// # Cancel safety
+///
+/// A ticket is the future itself: `(&mut ticket).await` can be dropped and awaited again, nothing
+/// is lost.
+///
+/// # Errors
+///
+/// The outcome, when it is not a commit; or [`CommandError::Deadlock`] inside a handler, when the
+/// wait could never end (G9). That is not the outcome: the ticket can be awaited again elsewhere.
+///
+/// # Panics
+///
+/// If it is polled again after it gave the outcome, other than that of a withdrawal.
 #[must_use = "a ticket that is dropped loses the outcome, though the command runs all the same"]
 pub struct Ticket<C: Command, O: Send, E: Send> {
     pub(crate) inner: Waiter<TypesOf<C, O, E>>,
@@ -107,11 +112,58 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// "At once" has one limit: at most `queue_depth` withdrawn commands can sit in the shard's
     /// queues with their room given back; the room of more is free as soon as the dispatcher, woken
     /// by this, has swept them out.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// # let pool = builder.start(Threads::new()).unwrap();
+    /// use shardpool::CommandError;
+    ///
+    /// let running = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// let queued = pool.blocking_submit(Add("a", 2)).unwrap();
+    /// started.recv().unwrap();
+    /// assert!(!running.withdraw()); // too late
+    /// assert!(queued.withdraw());
+    /// assert_eq!(queued.blocking_wait().unwrap_err(), CommandError::Cancelled);
+    /// # drop(open);
+    /// assert_eq!(running.blocking_wait().unwrap().version, 1);
+    /// ```
     pub fn withdraw(&self) -> bool {
         self.inner.cell().withdraw()
     }
 
     /// Whether the outcome is there, so that awaiting the ticket would not wait.
+    ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let (open, gate) = std::sync::mpsc::channel::<()>();
+    /// # let (tell, started) = std::sync::mpsc::channel();
+    /// # let gate = std::sync::Mutex::new(gate);
+    /// # let builder = ShardPool::builder(handler_fn(move |_: &mut (), _: Add, _: &Context| {
+    /// #     tell.send(()).ok();
+    /// #     gate.lock().unwrap().recv().ok();
+    /// #     Ok::<_, Failure<&'static str>>(())
+    /// # })).shards(1).workers_per_shard(1);
+    /// # let pool = builder.start(Threads::new()).unwrap();
+    /// let ticket = pool.blocking_submit(Add("a", 1)).unwrap();
+    /// assert!(!ticket.is_done()); // the handler still waits for something
+    /// # drop(open);
+    /// pool.drain().blocking_wait().unwrap();
+    /// assert!(ticket.is_done());
+    /// ```
     pub fn is_done(&self) -> bool {
         self.inner.cell().is_done()
     }
@@ -122,9 +174,26 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// [`CommandError::Deadlock`] when the wait could never end, or would block the executor's last
     /// thread (G9).
     ///
+    /// ```
+    /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct Add(&'static str, u32);
+    /// # impl Command for Add { type AggregateId = &'static str; fn aggregate_id(&self) -> &&'static str { &self.0 } }
+    /// # let builder = ShardPool::builder(handler_fn(|sum: &mut u32, add: Add, _: &Context| {
+    /// #     if add.1 == 0 { return Err(Failure::Rejected("nothing to add")); }
+    /// #     *sum += add.1;
+    /// #     Ok(*sum)
+    /// # }));
+    /// # let pool = builder.shards(4).workers_per_shard(2).start(Threads::new()).unwrap();
+    /// let ticket = pool.blocking_submit(Add("a", 0)).unwrap();
+    /// let error = ticket.blocking_wait().unwrap_err(); // this handler rejects a zero
+    /// assert_eq!(error.into_error(), Some("nothing to add"));
+    /// ```
+    ///
     /// # Errors
     ///
-    /// The outcome, when it is not a commit.
+    /// The outcome, when it is not a commit; or `Deadlock`, which is not an outcome: the command
+    /// stays accepted, and as the ticket is gone, nobody is told what becomes of it.
     pub fn blocking_wait(mut self) -> Result<crate::Receipt<O>, CommandError<E>> {
         if !self.is_done() {
             let Some(_blocked) = reentry::may_block() else { return Err(CommandError::Deadlock) };
