@@ -454,7 +454,6 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
 
     /// As [`drain`](Self::drain), but what has not started is resolved as
     /// [`Aborted`](crate::CommandError::Aborted), as soon as dispatchers and workers are polled.
-    /// Until the shard's dispatcher is, a worker that is free may still start a command of its turn.
     /// Commands that have started run to their end, with
     /// [`is_cancelled`](crate::Context::is_cancelled) set. Errors and cancel safety: see [`Drain`].
     ///

@@ -98,6 +98,8 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     batch: Vec<Envelope<T>>,
     /// Submissions that wait for room, in the order in which they came.
     lobby: VecDeque<Envelope<T>>,
+    /// Somebody in the lobby was denied.
+    review: bool,
     /// How many lanes there have been.
     lanes: u64,
     /// What the ring had been offered when the last poll ended.
@@ -129,6 +131,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             schedule: Schedule::new(plan.max_turn, plan.max_resident),
             batch: Vec::with_capacity(BATCH),
             lobby: VecDeque::new(),
+            review: false,
             lanes: 0,
             offered: 0,
             aborted: false,
@@ -141,6 +144,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Moves who waits for room from the lobby's channel to the dispatcher's own queue.
     fn take_lobby(&mut self) {
+        // The order first: whoever is denied is in the channel already, and is found below.
+        self.review |= self.shard.front.take_review();
         if self.shard.front.has_lobby() {
             while let Some(envelope) = self.shard.lobby.pop() {
                 self.lobby.push_back(envelope);
@@ -180,6 +185,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Puts an accepted command into the lane of its aggregate.
     fn admit(&mut self, envelope: Envelope<T>) {
+        if self.aborted {
+            // It came after the abort: it ends as aborted by being dropped.
+            return drop(envelope);
+        }
         if let Some(hook) = &*self.hook
             && let Err(panic) = contain(|| hook(self.index))
         {
@@ -215,7 +224,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Grants room to those who wait, first come, first served.
     fn grant(&mut self) {
-        if self.shard.front.take_review() {
+        if std::mem::take(&mut self.review) {
             self.refuse(Envelope::is_denied);
         }
         if self.lobby.is_empty() {

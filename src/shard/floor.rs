@@ -52,7 +52,6 @@ const ABORT: u64 = 1;
 const SWEEP: u64 = 2;
 
 pub(crate) struct Floor<T: Types, S> {
-    pub(crate) front: Arc<Front>,
     ring: Ring<Lane<T, S>>,
     returned: CachePadded<Returned<T, S>>,
     idle: CachePadded<IdleSet>,
@@ -60,6 +59,8 @@ pub(crate) struct Floor<T: Types, S> {
     more: AtomicBool,
     ended: AtomicBool,
     orders: AtomicU64,
+    // Last: whatever is dropped with the lanes that came back may still need it.
+    pub(crate) front: Arc<Front>,
 }
 
 impl<T: Types, S> Floor<T, S> {

@@ -51,12 +51,14 @@ impl<T> Ring<T> {
     }
 
     pub(crate) fn pop(&self) -> Option<NonNull<T>> {
-        let mut head = self.head.load(Ordering::Relaxed);
+        // Acquire, here and where the exchange fails: whoever moved `head` this far had seen a `tail`
+        // beyond it, and so must the load of `tail` below. An older `tail` would let this consumer
+        // take a slot that was not pushed yet.
+        let mut head = self.head.load(Ordering::Acquire);
         loop {
             // Acquire: pairs with the push of the slot that is read next.
             let tail = self.tail.load(Ordering::Acquire);
-            // `head` may be older than `tail` by more than the ring is long, never newer: an
-            // exchange on an old one fails.
+            // `head` may be older than `tail` by more than the ring is long: then the exchange fails.
             if head == tail {
                 return None;
             }
@@ -67,7 +69,7 @@ impl<T> Ring<T> {
                 head,
                 head.wrapping_add(1),
                 Ordering::SeqCst,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return NonNull::new(item),
                 Err(now) => head = now,

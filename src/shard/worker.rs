@@ -189,7 +189,9 @@ where
     /// pool aborts.
     fn obey(&self, pace: &mut Pace, turn: &mut Chain<HandlerTypes<H>>) -> bool {
         let orders = self.floor.orders();
-        let abort = Floor::<HandlerTypes<H>, H::State>::is_abort(orders);
+        // The pool's own word counts before the dispatcher has passed it on.
+        let abort =
+            Floor::<HandlerTypes<H>, H::State>::is_abort(orders) || self.floor.front.is_aborting();
         if abort {
             drop(std::mem::take(turn));
         } else if orders != pace.seen {
