@@ -1,7 +1,13 @@
 //! The adapter for smol.
 
 use super::{Clock, Executor, SpawnError, Task};
-use std::sync::Arc;
+use atomic_waker::AtomicWaker;
+use std::cell::UnsafeCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 /// Runs the pool's futures on smol: on its global executor, or on one of yours.
@@ -9,13 +15,9 @@ use std::time::{Duration, Instant};
 /// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
 /// the pool's futures when it is dropped: each shard closes, commands that had not started are
 /// aborted, those whose handler was at an await are aborted as started, and later submissions are
-/// refused. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. An
-/// executor that nobody runs holds everything up.
-///
-/// One gap is smol's own: a task that another thread is waking at the very moment in which the
-/// executor is dropped can be left neither polled nor dropped (async-executor 1.14), and then its
-/// shard's commands are not answered. Drain the pool before you drop the executor, or see to it that
-/// nobody submits from other threads meanwhile.
+/// refused. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. Keep
+/// it in its `Arc` as long as it runs: taken out of that, it counts as dropped. An executor that nobody
+/// runs holds everything up.
 ///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
@@ -113,7 +115,7 @@ impl Executor for Smol {
     fn spawn(&self, task: Task) -> Result<(), SpawnError> {
         match &self.executor {
             // A dropped smol task is cancelled, so each is detached.
-            Some(executor) => executor.spawn(task).detach(),
+            Some(executor) => executor.spawn(Guarded::new(task, executor)).detach(),
             None => ::smol::spawn(task).detach(),
         }
         Ok(())
@@ -140,5 +142,112 @@ impl Clock for SmolClock {
         Box::pin(async move {
             ::smol::Timer::after(time).await;
         })
+    }
+}
+
+/// A future of the pool's on an executor that can be dropped.
+///
+/// async-executor (1.14) drops what is in its queue, but a task that another thread is waking at that
+/// very moment is put in the queue after that: it is neither polled nor dropped any more. So the
+/// future is shared with its waker: who wakes it and then finds the executor gone drops it.
+///
+/// # Who may touch what, and when
+///
+/// `task` belongs to whoever moved `state` away from `FREE`: the poll, for its duration; or, for good,
+/// whoever moved it to `GONE`.
+struct Guarded {
+    slot: Arc<Slot>,
+    /// Of the slot; made once.
+    waker: Waker,
+}
+
+struct Slot {
+    state: AtomicU8,
+    task: UnsafeCell<Option<Task>>,
+    /// The executor's waker for the task.
+    outer: AtomicWaker,
+    executor: Weak<::smol::Executor<'static>>,
+}
+
+const FREE: u8 = 0;
+const POLLED: u8 = 1;
+const GONE: u8 = 2;
+
+// SAFETY: `task` has one owner at a time, by `state`, and is `Send`.
+unsafe impl Sync for Slot {}
+
+impl Guarded {
+    fn new(task: Task, executor: &Arc<::smol::Executor<'static>>) -> Self {
+        let slot = Arc::new(Slot {
+            state: AtomicU8::new(FREE),
+            task: UnsafeCell::new(Some(task)),
+            outer: AtomicWaker::new(),
+            executor: Arc::downgrade(executor),
+        });
+        let waker = Waker::from(Arc::clone(&slot));
+        Self { slot, waker }
+    }
+}
+
+impl Slot {
+    /// Takes the task for the time of one poll, or for good. False if somebody else has it.
+    fn enter(&self, to: u8) -> bool {
+        // Acquire: pairs with the release of the last poll.
+        self.state.compare_exchange(FREE, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn drop_task(&self) {
+        if self.enter(GONE) {
+            // SAFETY: the state was `FREE`, and is `GONE` by this call: the task is ours.
+            drop(unsafe { (*self.task.get()).take() });
+        }
+    }
+}
+
+impl Future for Guarded {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let slot = &self.slot;
+        // Before the poll: a wake that came earlier is answered by this poll.
+        slot.outer.register(cx.waker());
+        if !slot.enter(POLLED) {
+            return Poll::Ready(());
+        }
+        // SAFETY: the state was `FREE`, and is `POLLED` by this call: the task is ours until it is
+        // stored anew.
+        let task = unsafe { &mut *slot.task.get() };
+        let polled = match task {
+            Some(task) => task.as_mut().poll(&mut Context::from_waker(&self.waker)),
+            None => Poll::Ready(()),
+        };
+        if polled.is_ready() {
+            *task = None;
+        }
+        // Release: hands the task on.
+        slot.state.store(if polled.is_ready() { GONE } else { FREE }, Ordering::Release);
+        polled
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.slot.drop_task();
+    }
+}
+
+impl Wake for Slot {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.outer.wake();
+        // Between the push on the executor's queue and the look whether it is there: if it is, its
+        // drop has yet to empty the queue, and finds the task.
+        fence(Ordering::SeqCst);
+        if self.executor.strong_count() == 0 {
+            self.drop_task();
+        }
     }
 }

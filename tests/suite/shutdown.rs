@@ -107,28 +107,24 @@ fn g05_a_tokio_runtime_shut_down_under_load_strands_nobody() {
     crate::harness::run(crate::harness::On::Threads, test);
 }
 
-/// The load is polled by the thread that drops the executor. smol's executor can strand a task that
-/// another thread is waking at the very moment of the drop: neither polled nor dropped after that.
 #[cfg(feature = "smol")]
 #[test]
 fn g05_a_smol_executor_dropped_under_load_strands_nobody() {
     async fn test(_: Bed) {
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             let executor = Arc::new(::smol::Executor::new());
             let pool = pool(shardpool::executors::Smol::new(Arc::clone(&executor)), 4, 4, 8);
-            let (load, under_way) = load(&pool);
-            let mut load = Box::pin(load);
-            ::smol::block_on(executor.run(async {
-                // So many more polls, to be dropped at another point in each round.
-                let mut polls = round % 23;
-                while !under_way.load(Ordering::SeqCst) || polls > 0 {
-                    polls = polls.saturating_sub(usize::from(under_way.load(Ordering::SeqCst)));
-                    assert!(futures::poll!(&mut load).is_pending());
-                    yield_now().await;
-                }
-            }));
-            drop(executor);
-            let accepted = ::smol::block_on(load);
+            let (stop, stopped) = ::smol::channel::bounded::<()>(1);
+            let runner = thread::spawn(move || {
+                // Ends when `stop` is dropped.
+                assert!(::smol::block_on(executor.run(stopped.recv())).is_err());
+                drop(executor);
+            });
+            let (driver, under_way) = submit_from_outside(&pool);
+            wait_for(&under_way);
+            drop(stop);
+            runner.join().unwrap();
+            let accepted = driver.join().unwrap();
             assert_eq!(accepted, assert_quiet(&pool).total());
         }
     }
