@@ -171,19 +171,28 @@ struct Wait {
     token: u64,
     from: Arc<dyn Key>,
     lane: u64,
-    /// How many commands are in the turn behind the handler's.
-    behind: usize,
     target: Target,
 }
 
 /// What the handlers of one shard wait for: a list for each worker.
 pub(crate) struct Board {
     slots: Box<[ArcSwapOption<Vec<Arc<Wait>>>]>,
+    /// How many commands are in each worker's turn behind the one whose handler waits.
+    behind: Box<[AtomicUsize]>,
 }
 
 impl Board {
     pub(crate) fn new(workers: usize) -> Self {
-        Self { slots: (0..workers).map(|_| ArcSwapOption::empty()).collect() }
+        Self {
+            slots: (0..workers).map(|_| ArcSwapOption::empty()).collect(),
+            behind: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        }
+    }
+
+    /// Only for the worker: at each wait that is published, and when its turn was swept meanwhile.
+    pub(crate) fn set_behind(&self, worker: usize, commands: usize) {
+        // Relaxed: the publication that follows carries it; after a sweep, the order to review.
+        self.behind[worker].store(commands, Ordering::Relaxed);
     }
 
     /// Whether no handler of this shard waits.
@@ -236,7 +245,6 @@ impl Guard {
                     token: wait.token,
                     from: Arc::clone(&wait.from),
                     lane: wait.lane,
-                    behind: wait.behind,
                     target: target.clone(),
                 });
             }
@@ -276,9 +284,7 @@ pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<T
         for front in &frame.peers.fronts {
             // This may have been the last handler that could have made room there. A wake alone would
             // be lost on a dispatcher that has looked at the boards and is about to sleep.
-            if front.has_waiting() {
-                front.ask_for_review();
-            }
+            front.ask_for_review_if_waiting();
         }
         let verdict = judge(&target);
         published.settled = verdict == Verdict::Fine;
@@ -297,14 +303,9 @@ pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<T
 fn publish(frame: &Frame<'_>, target: Target) -> Guard {
     static TOKENS: AtomicU64 = AtomicU64::new(0);
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
-    let wait = Arc::new(Wait {
-        token,
-        from: frame.id.to_shared(),
-        lane: frame.lane,
-        behind: frame.behind,
-        target,
-    });
+    let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
     frame.published.set(true);
+    frame.front().board.set_behind(frame.worker, frame.behind);
     frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
     Guard {
         front: Arc::clone(frame.front()),
@@ -318,6 +319,7 @@ fn publish(frame: &Frame<'_>, target: Target) -> Guard {
 /// A handler that waits.
 struct Node {
     front: usize,
+    worker: usize,
     waits: Arc<Vec<Arc<Wait>>>,
     /// The lane of the command that each of them waits for, as it was known at first sight.
     lanes: Vec<u64>,
@@ -340,15 +342,20 @@ fn judge(target: &Target) -> Verdict {
     Graph::around(target, None).can_end(target, lane)
 }
 
-/// Asked by a dispatcher that has no room, nothing ready and somebody waiting: whether every queued
+/// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether every queued
 /// command is behind a handler that can't end. `backlog` tells how many commands the dispatcher has
 /// for a lane. If so, room will never come; the answer is the cells of the submissions that
 /// handlers wait with, to be refused.
 pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<*const ()> {
     let room = Target::Room { front: Arc::clone(front), cell: None };
     let graph = Graph::around(&room, Some(front));
-    let stuck = || graph.nodes_of(front).filter(|node| !node.can_end).map(|node| &node.waits);
-    let behind: usize = stuck().map(|waits| waits[0].behind + backlog(waits[0].lane)).sum();
+    let stuck = || graph.nodes_of(front).filter(|node| !node.can_end);
+    let behind: usize = stuck()
+        .map(|node| {
+            let turn = front.board.behind[node.worker].load(Ordering::Relaxed);
+            turn + backlog(node.waits[0].lane)
+        })
+        .sum();
     // While somebody waits, only the dispatcher adds to the queue: it can but have become less.
     if (behind as u64) < front.queued() {
         return Vec::new();
@@ -377,13 +384,13 @@ impl Graph {
         let mut at = 0;
         while at < graph.fronts.len() {
             let front = Arc::clone(&graph.fronts[at]);
-            for slot in &front.board.slots {
+            for (worker, slot) in front.board.slots.iter().enumerate() {
                 let Some(waits) = slot.load_full() else { continue };
                 for wait in waits.iter() {
                     graph.reach(&wait.target);
                 }
                 let lanes = waits.iter().map(|wait| wait.target.lane()).collect();
-                graph.nodes.push(Node { front: at, waits, lanes, can_end: false });
+                graph.nodes.push(Node { front: at, worker, waits, lanes, can_end: false });
             }
             at += 1;
         }

@@ -269,7 +269,15 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if front.board.is_empty() {
             return;
         }
-        self.schedule.for_each_backlog(Chain::sweep);
+        if front.has_tombstones() {
+            // They would be counted as commands. Those in the turns go when the workers obey; the last
+            // one to go asks for this again.
+            self.sweep();
+            if self.shard.front.has_tombstones() {
+                return;
+            }
+        }
+        let front = &self.shard.front;
         let mut backlogs: Vec<(u64, usize)> = Vec::new();
         self.schedule.for_each_behind(|place, backlog| {
             backlogs.push((place.number(), backlog.len()));
@@ -328,11 +336,12 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     fn abort(&mut self) {
         self.aborted = true;
         self.shard.front.close();
+        // First: no worker starts a command after another was told that it is aborted.
+        self.floor.order_abort();
         self.shard.clear();
         self.lobby.clear();
         self.schedule.for_each_backlog(|backlog| drop(std::mem::take(backlog)));
         self.revise_ring(|turn| drop(std::mem::take(turn)));
-        self.floor.order_abort();
     }
 
     /// Discards the envelopes of withdrawn commands, wherever they are.

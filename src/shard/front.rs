@@ -195,6 +195,13 @@ impl Front {
         self.order(order::REVIEW);
     }
 
+    /// As `ask_for_review`, if anybody waits.
+    pub(crate) fn ask_for_review_if_waiting(&self) {
+        if self.has_waiting() {
+            self.ask_for_review();
+        }
+    }
+
     // ---- room ----
 
     /// A queued command has started, or ended without a start.
@@ -235,6 +242,15 @@ impl Front {
     pub(crate) fn tombstone_gone(&self) {
         let before = self.tombstones.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "more tombstones gone than there were");
+        if before == 1 {
+            // They were in the way of a judgement about who waits.
+            self.ask_for_review_if_waiting();
+        }
+    }
+
+    /// Whether withdrawn commands sit in the shard's queues.
+    pub(crate) fn has_tombstones(&self) -> bool {
+        self.tombstones.load(Ordering::Relaxed) != 0
     }
 
     // ---- the gate ----

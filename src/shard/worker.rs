@@ -195,7 +195,14 @@ where
         if abort {
             drop(std::mem::take(turn));
         } else if orders != pace.seen {
+            let (front, before) = (&self.floor.front, turn.len());
+            // A handler that waits has less behind it than it said; until that is known, nothing.
+            front.board.set_behind(self.worker, 0);
             turn.sweep();
+            front.board.set_behind(self.worker, turn.len());
+            if turn.len() < before {
+                front.ask_for_review_if_waiting();
+            }
         }
         pace.seen = orders;
         abort

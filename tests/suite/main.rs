@@ -7,13 +7,15 @@ mod harness;
 mod script;
 mod tools;
 
+mod abort;
 mod backpressure;
 mod cancel;
 mod deadline;
+mod drain;
+mod drop;
 mod eviction;
 mod fairness;
 mod handout;
-mod lifecycle;
 mod million;
 mod observe;
 mod order;

@@ -1,150 +1,277 @@
-//! A runtime that goes while the pool is under load: no ticket waits for ever (G5).
+//! An executor that goes away under load strands nothing (G5).
 
-use crate::harness::{Bed, suite, yield_now};
-use crate::tools::{Job, Pool, Puppets, assert_quiet, pool};
-use shardpool::{CommandError, TrySubmitError};
-use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use crate::harness::{Bed, Door, suite, until, yield_at_random};
+use crate::tools::{Flag, Job, Live, Peek, Pool, Puppets, Ticket, assert_quiet, id_on, pool};
+use shardpool::{CommandError, SubmitError, TrySubmitError};
+use std::ops::AddAssign;
 
-suite!(g05_futures_dropped_under_load_strand_nobody);
+suite!(g05_futures_dropped_in_any_order_under_load_strand_nothing);
 
-const SUBMITTERS: usize = 64;
+const SUBMITTERS: u64 = 64;
+/// Of two shards, each with a dispatcher and three workers.
+const FUTURES: usize = 2 * (1 + 3);
+/// A debug build keeps to a sample; `--release` runs them all.
+const ROUNDS: usize = if cfg!(debug_assertions) { 60 } else { 1_000 };
 
-/// How often a runtime is shut down.
-#[cfg(any(feature = "tokio", feature = "smol"))]
-const ROUNDS: usize = if cfg!(debug_assertions) { 40 } else { 1_000 };
-
-/// Submits until the pool is closed, and sees that every accepted command has an outcome and that
-/// every refused one comes back. Gives the number of accepted ones. The flag is set when there are
-/// some.
-fn load(pool: &Pool) -> (impl Future<Output = u64> + Send + use<>, Arc<AtomicBool>) {
-    let under_way = Arc::new(AtomicBool::new(false));
-    let started = Arc::clone(&under_way);
-    let pool = pool.clone();
-    let all = async move {
-        let submitter = |me: usize| {
-            let (pool, started) = (pool.clone(), Arc::clone(&started));
-            async move {
-                let mut accepted = 0;
-                for n in 0.. {
-                    let job = Job::new((me % 16) as u64, |_| async {
-                        yield_now().await;
-                        Ok(0)
-                    });
-                    // Half of them wait for room and for their outcome.
-                    let ticket = if me.is_multiple_of(2) {
-                        match pool.submit(job.number(n)).await {
-                            Ok(ticket) => ticket,
-                            Err(error) => {
-                                assert_eq!(error.into_command().number, n);
-                                return accepted;
-                            }
-                        }
-                    } else {
-                        match pool.try_submit(job.number(n)) {
-                            Ok(ticket) => ticket,
-                            Err(TrySubmitError::Full(_)) => {
-                                yield_now().await;
-                                continue;
-                            }
-                            Err(error) => {
-                                assert_eq!(error.into_command().number, n);
-                                return accepted;
-                            }
-                        }
-                    };
-                    accepted += 1;
-                    started.store(true, Ordering::SeqCst);
-                    match ticket.await {
-                        Ok(_) | Err(CommandError::Aborted { .. }) => {}
-                        Err(other) => panic!("{other:?}"),
-                    }
-                }
-                unreachable!("the pool closes")
-            }
-        };
-        futures::future::join_all((0..SUBMITTERS).map(submitter)).await.into_iter().sum()
-    };
-    (all, under_way)
+/// What submitters were told.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    committed: u64,
+    aborted_started: u64,
+    aborted_unstarted: u64,
 }
 
-/// The load, on a thread of its own.
-fn submit_from_outside(pool: &Pool) -> (thread::JoinHandle<u64>, Arc<AtomicBool>) {
-    let (load, under_way) = load(pool);
-    (thread::spawn(move || futures::executor::block_on(load)), under_way)
-}
-
-fn wait_for(flag: &AtomicBool) {
-    while !flag.load(Ordering::SeqCst) {
-        thread::yield_now();
+impl AddAssign for Told {
+    fn add_assign(&mut self, other: Self) {
+        self.committed += other.committed;
+        self.aborted_started += other.aborted_started;
+        self.aborted_unstarted += other.aborted_unstarted;
     }
 }
 
-#[cfg(feature = "tokio")]
-#[test]
-fn g05_a_tokio_runtime_shut_down_under_load_strands_nobody() {
-    async fn test(_: Bed) {
-        for round in 0..ROUNDS {
+impl Told {
+    async fn by(&mut self, ticket: Ticket, started: &Flag) {
+        match ticket.await {
+            Ok(_) => {
+                assert!(started.is_set());
+                self.committed += 1;
+            }
+            Err(CommandError::Aborted { started: said }) => {
+                assert_eq!(said, started.is_set(), "the outcome is wrong about the start");
+                *(if said { &mut self.aborted_started } else { &mut self.aborted_unstarted }) += 1;
+            }
+            Err(other) => panic!("no command here can end as {other:?}"),
+        }
+    }
+}
+
+/// Submits, waiting for room or not, until intake is closed; then takes every outcome.
+async fn submit_until_closed(pool: Pool, live: Live) -> Told {
+    let mut told = Told::default();
+    let mut tickets = Vec::new();
+    for number in 0.. {
+        let started = Flag::default();
+        let by_handler = started.clone();
+        let job = Job::new(fastrand::u64(..40), |_| async move {
+            by_handler.set();
+            yield_at_random().await;
+            Ok(0)
+        })
+        .number(number)
+        .counted(&live);
+        let submitted = if fastrand::bool() {
+            pool.submit(job).await.map_err(TrySubmitError::from)
+        } else {
+            pool.try_submit(job)
+        };
+        match submitted {
+            Ok(ticket) if fastrand::u8(..4) == 0 => told.by(ticket, &started).await,
+            Ok(ticket) => tickets.push((ticket, started)),
+            Err(refused) => {
+                let closed = matches!(refused, TrySubmitError::Closed(_));
+                assert!(closed || refused.is_full(), "{refused:?}");
+                assert_eq!(refused.into_command().number, number, "another command came back");
+                assert!(!started.is_set(), "a refused command has run");
+                if closed {
+                    break;
+                }
+            }
+        }
+        yield_at_random().await;
+    }
+    for (ticket, started) in tickets {
+        told.by(ticket, &started).await;
+    }
+    told
+}
+
+/// After the end of a round: nobody was told anything that the pool has not counted, or twice.
+async fn assert_settled(pool: &Pool, told: Told, live: &Live) {
+    let outcomes = pool.drain().await.unwrap();
+    let aborted = told.aborted_started + told.aborted_unstarted;
+    assert_eq!((outcomes.committed, outcomes.aborted), (told.committed, aborted));
+    assert_eq!(outcomes.total(), told.committed + aborted);
+    assert_quiet(pool);
+    assert_eq!(live.count(), 0, "a command is left over");
+    let late = pool.submit(Job::plain(1).number(7)).await;
+    assert!(matches!(late, Err(SubmitError::Closed(job)) if job.number == 7));
+}
+
+/// Else the rounds would have checked less than they say.
+fn assert_hit(total: Told) {
+    let hit = total.committed > 0 && total.aborted_started > 0 && total.aborted_unstarted > 0;
+    assert!(hit, "{total:?}");
+}
+
+async fn until_accepted(pool: &Pool, some: u64) {
+    until(|| pool.stats().iter().map(|shard| shard.accepted).sum::<u64>() >= some).await;
+}
+
+async fn g05_futures_dropped_in_any_order_under_load_strand_nothing(bed: Bed) {
+    let mut total = Told::default();
+    for _ in 0..ROUNDS / 2 {
+        let puppets = Puppets::new(bed.executor());
+        let (killer, tasks) = (puppets.killer(), puppets.tasks());
+        let (pool, live) = (pool(puppets, 2, 3, 16), Live::default());
+        bed.watch(Peek(pool.downgrade()));
+        let submitters: Vec<_> = (0..SUBMITTERS)
+            .map(|_| bed.spawn(submit_until_closed(pool.clone(), live.clone())))
+            .collect();
+        // One handler of each shard is at an await for sure.
+        let door = Door::closed();
+        let mut held = Vec::new();
+        for shard in 0..2 {
+            let (door, started) = (door.clone(), Flag::default());
+            let by_handler = started.clone();
+            let job = Job::new(id_on(&pool, shard, &[]), |_| async move {
+                by_handler.set();
+                door.pass().await;
+                Ok(0)
+            });
+            held.push((pool.submit(job.counted(&live)).await.unwrap(), started));
+        }
+        until(|| door.arrived() == 2).await;
+        until_accepted(&pool, fastrand::u64(..200)).await;
+        let mut order: Vec<usize> = (0..FUTURES).collect();
+        fastrand::shuffle(&mut order);
+        // At times all of them, at times only some: the others end by themselves.
+        let mut killed = [false; 2];
+        for &future in &order[..fastrand::usize(1..=FUTURES)] {
+            killer.kill(future);
+            killed[future / (FUTURES / 2)] = true;
+            yield_at_random().await;
+        }
+        door.open();
+        // A submitter goes on while one shard is open.
+        if killed != [true; 2] {
+            drop(pool.drain());
+        }
+        let mut told = Told::default();
+        for submitter in submitters {
+            told += submitter.await;
+        }
+        for (ticket, started) in held {
+            told.by(ticket, &started).await;
+        }
+        assert_settled(&pool, told, &live).await;
+        until(|| tasks.count() == 0).await;
+        total += told;
+    }
+    assert_hit(total);
+}
+
+#[cfg(any(feature = "tokio", feature = "smol"))]
+mod runtimes {
+    use super::*;
+    use crate::harness::{On, run};
+    use futures::future::BoxFuture;
+
+    /// Submitters that have nothing to do with the runtime that goes: each on a thread of its own,
+    /// or all on the threads of another runtime.
+    struct Outside(futures::executor::ThreadPool);
+
+    impl Outside {
+        fn new() -> Self {
+            Self(futures::executor::ThreadPool::builder().pool_size(2).create().unwrap())
+        }
+
+        fn submit(
+            &self,
+            bed: &Bed,
+            threads: bool,
+            pool: &Pool,
+            live: &Live,
+        ) -> Vec<BoxFuture<'static, Told>> {
+            use futures::task::SpawnExt;
+            (0..SUBMITTERS)
+                .map(|_| -> BoxFuture<'static, Told> {
+                    let submits = submit_until_closed(pool.clone(), live.clone());
+                    if threads {
+                        Box::pin(bed.spawn(submits))
+                    } else {
+                        Box::pin(self.0.spawn_with_handle(submits).unwrap())
+                    }
+                })
+                .collect()
+        }
+    }
+
+    /// Rounds of load on a pool whose runtime ends in the middle of it.
+    fn rounds(start: impl Fn(usize) -> (Pool, Box<dyn FnOnce()>) + Send + 'static) {
+        run(On::Threads, move |bed| async move {
+            let outside = Outside::new();
+            let mut total = Told::default();
+            for round in 0..ROUNDS {
+                let (pool, end) = start(round);
+                let live = Live::default();
+                bed.watch(Peek(pool.downgrade()));
+                let submitters = outside.submit(&bed, round % 8 == 0, &pool, &live);
+                until_accepted(&pool, fastrand::u64(..200)).await;
+                end();
+                let mut told = Told::default();
+                for submitter in submitters {
+                    told += submitter.await;
+                }
+                assert_settled(&pool, told, &live).await;
+                total += told;
+            }
+            assert_hit(total);
+        });
+    }
+
+    #[cfg(feature = "tokio")]
+    fn tokio_rounds(end: fn(::tokio::runtime::Runtime)) {
+        rounds(move |_| {
             let runtime = ::tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()
                 .unwrap();
-            let pool = pool(shardpool::executors::Tokio::new(runtime.handle().clone()), 4, 4, 8);
-            let (driver, under_way) = submit_from_outside(&pool);
-            wait_for(&under_way);
-            if round % 2 == 0 {
-                drop(runtime)
-            } else {
-                runtime.shutdown_background()
-            }
-            let accepted = driver.join().unwrap();
-            assert_eq!(accepted, assert_quiet(&pool).total());
-        }
+            let executor = shardpool::executors::Tokio::new(runtime.handle().clone());
+            (pool(executor, 2, 3, 16), Box::new(move || end(runtime)))
+        });
     }
-    crate::harness::run(crate::harness::On::Threads, test);
-}
 
-#[cfg(feature = "smol")]
-#[test]
-fn g05_a_smol_executor_dropped_under_load_strands_nobody() {
-    async fn test(_: Bed) {
-        for _ in 0..ROUNDS {
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn g05_a_tokio_runtime_dropped_under_load_strands_nothing() {
+        tokio_rounds(drop);
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn g05_a_tokio_runtime_shut_down_in_the_background_under_load_strands_nothing() {
+        tokio_rounds(::tokio::runtime::Runtime::shutdown_background);
+    }
+
+    #[cfg(feature = "smol")]
+    #[test]
+    fn g05_a_smol_executor_dropped_under_load_strands_nothing() {
+        use std::sync::Arc;
+        rounds(move |round| {
             let executor = Arc::new(::smol::Executor::new());
-            let pool = pool(shardpool::executors::Smol::new(Arc::clone(&executor)), 4, 4, 8);
             let (stop, stopped) = ::smol::channel::bounded::<()>(1);
-            let runner = thread::spawn(move || {
-                // Ends when `stop` is dropped.
-                assert!(::smol::block_on(executor.run(stopped.recv())).is_err());
-                drop(executor);
-            });
-            let (driver, under_way) = submit_from_outside(&pool);
-            wait_for(&under_way);
-            drop(stop);
-            runner.join().unwrap();
-            let accepted = driver.join().unwrap();
-            assert_eq!(accepted, assert_quiet(&pool).total());
-        }
-    }
-    crate::harness::run(crate::harness::On::Threads, test);
-}
-
-async fn g05_futures_dropped_under_load_strand_nobody(bed: Bed) {
-    for round in 0..if cfg!(debug_assertions) { 24 } else { 200 } {
-        let puppets = Puppets::new(bed.executor());
-        let killer = puppets.killer();
-        let pool = pool(puppets, 2, 2, 8);
-        bed.watch(pool.clone());
-        let (driver, under_way) = submit_from_outside(&pool);
-        wait_for(&under_way);
-        // Each shard has its dispatcher, then its two workers; one of each shard goes. What is
-        // left of a shard goes on until the drain.
-        killer.kill(round % 3);
-        killer.kill(3 + (round / 3) % 3);
-        pool.drain().await.unwrap();
-        let accepted = driver.join().unwrap();
-        assert_eq!(accepted, assert_quiet(&pool).total());
+            let runners: Vec<_> = (0..2)
+                .map(|_| {
+                    let (executor, stopped) = (Arc::clone(&executor), stopped.clone());
+                    std::thread::spawn(move || {
+                        // Ends when `stop` is dropped.
+                        let _ = ::smol::block_on(executor.run(stopped.recv()));
+                    })
+                })
+                .collect();
+            let adapter = shardpool::executors::Smol::new(Arc::clone(&executor));
+            let pool = pool(adapter, 2, 3, 16);
+            let end = move || {
+                // The last owner drops it: a thread that has run it, or this one.
+                let last = (round % 2 == 0).then_some(executor);
+                drop(stop);
+                for runner in runners {
+                    runner.join().unwrap();
+                }
+                drop(last);
+            };
+            (pool, Box::new(end))
+        });
     }
 }

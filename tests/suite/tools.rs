@@ -189,6 +189,22 @@ struct Slot {
     waker: Mutex<Option<Waker>>,
 }
 
+impl Slot {
+    fn drop_task(&self) {
+        let task = self.task.lock().unwrap().take();
+        drop(task);
+    }
+}
+
+/// What the executor owns: when it drops this, the pool's future is dropped.
+struct Owned(Arc<Slot>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.drop_task();
+    }
+}
+
 impl Puppets {
     pub(crate) fn new(on: Shared) -> Self {
         let executors = Live::default();
@@ -218,8 +234,7 @@ impl Killer {
     /// Drops one future, in the order in which they were spawned, as a runtime may at any await.
     pub(crate) fn kill(&self, index: usize) {
         let slot = Arc::clone(&self.0.lock().unwrap()[index]);
-        let task = slot.task.lock().unwrap().take();
-        drop(task);
+        slot.drop_task();
         let waker = slot.waker.lock().unwrap().take();
         if let Some(waker) = waker {
             waker.wake();
@@ -232,7 +247,9 @@ impl Executor for Puppets {
         let slot = Arc::new(Slot::default());
         *slot.task.lock().unwrap() = Some((task, self.tasks.one()));
         self.slots.lock().unwrap().push(Arc::clone(&slot));
+        let owned = Owned(slot);
         self.on.spawn(Box::pin(std::future::poll_fn(move |cx| {
+            let slot = &owned.0;
             *slot.waker.lock().unwrap() = Some(cx.waker().clone());
             let mut held = slot.task.lock().unwrap();
             let Some((task, _)) = &mut *held else { return Poll::Ready(()) };
