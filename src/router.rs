@@ -92,6 +92,23 @@ mod tests {
     }
 
     #[test]
+    fn g03_the_bits_that_the_map_uses_are_not_those_of_the_shard() {
+        // Of the ids of one shard, buckets (low bits) and tags (the top seven) are as even as those
+        // of all.
+        let router = Router::<u64>::seeded(8);
+        let (mut buckets, mut tags, mut ids) = ([0u32; 16], [0u32; 16], 0);
+        for hash in (0..200_000).map(|id| router.hash(&id)).filter(|&h| router.shard(h) == 3) {
+            buckets[(hash & 15) as usize] += 1;
+            tags[(hash >> 60) as usize] += 1;
+            ids += 1;
+        }
+        let even = ids / 16;
+        for count in buckets.into_iter().chain(tags) {
+            assert!((even * 8 / 10..even * 12 / 10).contains(&count), "{buckets:?} {tags:?}");
+        }
+    }
+
+    #[test]
     fn every_shard_is_in_range_at_the_ends() {
         let router = Router::<u64>::seeded(1_000);
         assert_eq!((router.shard(0), router.shard(u64::MAX)), (0, 999));
