@@ -221,6 +221,13 @@ pub trait Clock: Send + Sync + 'static {
     fn sleep(&self, time: Duration) -> Task;
 }
 
+impl dyn Clock {
+    /// Whether a command's deadline, if it has one, has passed. Without one the clock is not read.
+    pub(crate) fn has_passed(&self, deadline: Option<Instant>) -> bool {
+        deadline.is_some_and(|deadline| self.now() >= deadline)
+    }
+}
+
 /// The system's monotonic clock; it waits by a timer thread of the process's.
 ///
 /// ```

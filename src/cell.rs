@@ -495,8 +495,8 @@ impl<T: Types> Envelope<T> {
     }
 
     /// The waiting submission is not accepted; its command is the caller's.
-    pub(crate) fn refuse(mut self, refusal: Refusal) {
-        let cell = self.0.take().expect("an envelope holds its cell until it is consumed");
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let cell = self.into_cell();
         let to = match refusal {
             Refusal::Closed => state::REFUSED_CLOSED,
             Refusal::Expired => state::REFUSED_EXPIRED,
@@ -510,9 +510,8 @@ impl<T: Types> Envelope<T> {
 
     /// Takes an accepted command out of the queue: it gives its room back, and its outcome is
     /// owed. `None` for a withdrawn one, whose tombstone is gone with this.
-    pub(crate) fn claim(mut self) -> Option<Claimed<T>> {
-        let cell = self.0.take().expect("an envelope holds its cell until it is consumed");
-        claim(cell)
+    pub(crate) fn claim(self) -> Option<Claimed<T>> {
+        claim(self.into_cell())
     }
 
     /// Ends a command that has not started.

@@ -42,9 +42,7 @@ impl<T> std::ops::Deref for Quiet<T> {
 
 impl<T> Drop for Quiet<T> {
     fn drop(&mut self) {
-        if let Some(value) = self.0.take() {
-            drop_contained(value);
-        }
+        drop_contained(self.0.take());
     }
 }
 

@@ -51,10 +51,6 @@ impl<T: Types> Inner<T> {
         // A time too long for the clock is none at all.
         time.and_then(|time| self.clock.now().checked_add(time))
     }
-
-    pub(crate) fn has_passed(&self, deadline: Option<Instant>) -> bool {
-        deadline.is_some_and(|deadline| self.clock.now() >= deadline)
-    }
 }
 
 /// Hands an accepted command over to its shard.
@@ -173,7 +169,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         waits_for: WaitsFor,
     ) -> Result<Option<Arc<Cell<T>>>, SubmitError<T::Command>> {
         let mut route = self.pool.route(self.wanted, command)?;
-        if self.pool.has_passed(self.deadline) {
+        if self.pool.clock.has_passed(self.deadline) {
             return Err(SubmitError::Expired(route.command));
         }
         let shard = self.pool.shard(route.shard);

@@ -286,21 +286,6 @@ impl<C> SubmitError<C> {
             | Self::Panicked { command, .. } => command,
         }
     }
-
-    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(_) => f.write_str("pool is closed: it drains, was aborted or dropped"),
-            Self::Expired(_) => f.write_str("deadline passed before there was room"),
-            Self::WrongShard { shard, owner, .. } => write!(
-                f,
-                "shard {shard} does not serve this aggregate: send it to shard {owner}, or to the pool"
-            ),
-            Self::Deadlock(_) => f.write_str(
-                "wait refused: this handler's aggregate or its shard's workers would wait for themselves",
-            ),
-            Self::Panicked { message, .. } => write!(f, "the command's id panicked: {message}"),
-        }
-    }
 }
 
 impl<C> TrySubmitError<C> {
@@ -400,28 +385,36 @@ impl<C, E: fmt::Debug> fmt::Debug for SendError<C, E> {
     }
 }
 
-impl<C> fmt::Display for SubmitError<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("command not accepted: ")?;
-        self.describe(f)
-    }
+/// What the two say alike, and what each says besides.
+macro_rules! display_reason {
+    ($name:ident: $($variant:ident => $text:literal),+) => {
+        impl<C> fmt::Display for $name<C> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("command not accepted: ")?;
+                match self {
+                    $(Self::$variant(_) => f.write_str($text),)+
+                    Self::Closed(_) => {
+                        f.write_str("pool is closed: it drains, was aborted or dropped")
+                    }
+                    Self::Expired(_) => f.write_str("deadline passed before there was room"),
+                    Self::WrongShard { shard, owner, .. } => write!(
+                        f,
+                        "shard {shard} does not serve this aggregate: send it to shard {owner}, or \
+                         to the pool"
+                    ),
+                    Self::Panicked { message, .. } => {
+                        write!(f, "the command's id panicked: {message}")
+                    }
+                }
+            }
+        }
+    };
 }
 
-impl<C> fmt::Display for TrySubmitError<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("command not accepted: ")?;
-        match self {
-            Self::Full(_) => f.write_str("shard is full; wait with `submit`, or try again later"),
-            Self::Closed(_) => f.write_str("pool is closed: it drains, was aborted or dropped"),
-            Self::Expired(_) => f.write_str("deadline passed before there was room"),
-            Self::WrongShard { shard, owner, .. } => write!(
-                f,
-                "shard {shard} does not serve this aggregate: send it to shard {owner}, or to the pool"
-            ),
-            Self::Panicked { message, .. } => write!(f, "the command's id panicked: {message}"),
-        }
-    }
-}
+display_reason!(SubmitError:
+    Deadlock => "wait refused: this handler's aggregate or its shard's workers would wait for themselves");
+display_reason!(TrySubmitError:
+    Full => "shard is full; wait with `submit`, or try again later");
 
 impl<C, E: fmt::Display> fmt::Display for SendError<C, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

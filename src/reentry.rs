@@ -7,7 +7,8 @@
 //! * a handler can end if each of its published waits can;
 //! * a wait for a command can end if the command is over, or if the handler that its aggregate is
 //!   busy with can end and, unless it has started, some worker of its shard is free or can end;
-//! * a wait for room can end if some worker of the shard is free or can end;
+//! * a wait for room can end if some worker of the shard is free or can end, unless every queued
+//!   command is behind a handler that can't ([`jammed`], which only the dispatcher can tell);
 //! * a wait for a drain can end if every handler of the pool can.
 //!
 //! What is not published counts as able to end. The answer is the least fixed point of these rules:
@@ -149,7 +150,6 @@ impl Target {
 }
 
 /// Of a submission that was made inside a handler: its aggregate.
-#[derive(Clone)]
 pub(crate) struct Origin {
     front: Arc<Front>,
     id: Arc<dyn Key>,
@@ -342,10 +342,10 @@ fn judge(target: &Target) -> Verdict {
     Graph::around(target, None).can_end(target, lane)
 }
 
-/// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether every queued
-/// command is behind a handler that can't end. `backlog` tells how many commands the dispatcher has
-/// for a lane. If so, room will never come; the answer is the cells of the submissions that
-/// handlers wait with, to be refused.
+/// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
+/// every queued command is behind a handler that can't end. `backlog` tells how many commands the
+/// dispatcher has for a lane. If so, room will never come; the answer is the cells of the submissions
+/// that handlers wait with, to be refused.
 pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<*const ()> {
     let room = Target::Room { front: Arc::clone(front), cell: None };
     let graph = Graph::around(&room, Some(front));

@@ -184,7 +184,7 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     pub fn try_submit(self, command: C) -> Result<Ticket<C, O, E>, TrySubmitError<C>> {
         let route = self.pool.route(self.shard, command)?;
         let deadline = self.pool.deadline(self.time);
-        if self.pool.has_passed(deadline) {
+        if self.pool.clock.has_passed(deadline) {
             return Err(TrySubmitError::Expired(route.command));
         }
         let shard = self.pool.shard(route.shard);

@@ -216,9 +216,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
         let id = contain(|| envelope.command().aggregate_id().clone())?;
         self.lanes += 1;
-        let desk = u32::try_from(self.schedule.next_desk());
-        let desk = desk.expect("a shard holds less than 2^32 aggregates");
-        let seat = Seat::new(id, self.lanes, desk);
+        let seat = Seat::new(id, self.lanes, self.schedule.next_desk());
         Ok(self.schedule.insert(hash, seat))
     }
 
@@ -241,7 +239,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                 // Abandoned: nobody waits for it, and nothing counts it.
                 continue;
             }
-            let late = envelope.deadline().is_some_and(|deadline| self.clock.now() >= deadline);
+            let late = self.clock.has_passed(envelope.deadline());
             if late || front.is_closed() {
                 front.refuse_waiting();
                 envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });

@@ -87,9 +87,7 @@ unsafe impl<T: Types, S: Send> Sync for Lane<T, S> {}
 
 impl<T: Types, S> Drop for Lane<T, S> {
     fn drop(&mut self) {
-        if let Some(state) = self.body.get_mut().state.take() {
-            drop_contained(state);
-        }
+        drop_contained(self.body.get_mut().state.take());
     }
 }
 
@@ -293,9 +291,7 @@ impl<T: Types, S> Hold<T, S> {
     pub(crate) fn spoil(&mut self) {
         let (_, body) = self.parts();
         drop(std::mem::take(&mut body.turn));
-        if let Some(state) = body.state.take() {
-            drop_contained(state);
-        }
+        drop_contained(body.state.take());
     }
 }
 

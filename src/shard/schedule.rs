@@ -155,8 +155,8 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     }
 
     /// The key that the next new lane will have.
-    pub(crate) fn next_desk(&self) -> usize {
-        self.desks.vacant_key()
+    pub(crate) fn next_desk(&self) -> u32 {
+        Index::new(self.desks.vacant_key()).0
     }
 
     /// Adds a lane, which is home; its id is not in the schedule.
@@ -532,7 +532,7 @@ mod tests {
                     assert!(!self.model.contains_key(&id), "lost {id}");
                     let at = Rc::new(Cell::new(Where::Home));
                     let resident = Rc::new(());
-                    let desk = self.schedule.next_desk();
+                    let desk = self.schedule.next_desk() as usize;
                     self.model.insert(
                         id,
                         Aggregate {

@@ -18,7 +18,6 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::Instant;
 
 /// How many commands a worker carries out in one poll before it lets others have the thread.
 const BUDGET: usize = 128;
@@ -176,7 +175,7 @@ where
                 continue;
             }
             let Some(envelope) = body.turn.pop_front() else { return };
-            if self.has_passed(envelope.deadline()) {
+            if self.clock.has_passed(envelope.deadline()) {
                 envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             } else if let Some(claimed) = envelope.claim() {
                 self.carry_out(pace, id, lane, body, claimed).await;
@@ -208,14 +207,10 @@ where
         abort
     }
 
-    fn has_passed(&self, deadline: Option<Instant>) -> bool {
-        deadline.is_some_and(|deadline| self.clock.now() >= deadline)
-    }
-
     /// Ends what is at the front of a turn and must not start, so that no load is made for it.
     fn discard_ended(&self, turn: &mut Chain<HandlerTypes<H>>) {
         while let Some(first) = turn.front() {
-            if !first.is_withdrawn() && !self.has_passed(first.deadline()) {
+            if !first.is_withdrawn() && !self.clock.has_passed(first.deadline()) {
                 return;
             }
             if let Some(envelope) = turn.pop_front() {
@@ -292,11 +287,11 @@ where
                 running.end(Err(CommandError::Rejected(error)), Kind::Rejected);
             }
             Driven::Done(Err(Failure::Failed(error))) => {
-                forget(state);
+                drop_contained(state.take());
                 running.end(Err(CommandError::Failed { error, started: true }), Kind::Failed);
             }
             Driven::Panicked(Panic(message)) => {
-                forget(state);
+                drop_contained(state.take());
                 running.end(Err(CommandError::Panicked { message, started: true }), Kind::Panicked);
             }
             Driven::Stopped => unreachable!("a started command is never stopped"),
@@ -362,12 +357,6 @@ where
             Poll::Pending
         })
         .await
-    }
-}
-
-fn forget<S>(state: &mut Option<S>) {
-    if let Some(state) = state.take() {
-        drop_contained(state);
     }
 }
 

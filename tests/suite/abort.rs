@@ -2,12 +2,10 @@
 
 use crate::harness::{Bed, Door, On, Shared, run, suite, until, yield_at_random, yield_now};
 use crate::tools::{
-    Error, Flag, Job, Live, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool,
+    Crowd, Error, Flag, Job, Live, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool,
 };
 use shardpool::executors::{Clock, Executor, SpawnError, Task};
-use shardpool::{
-    CommandError, Context, DrainError, Loaded, Outcomes, ShardPool, SubmitError, loader_fn,
-};
+use shardpool::{CommandError, Context, DrainError, Loaded, Outcomes, ShardPool, loader_fn};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Waker;
 use std::thread;
@@ -190,19 +188,9 @@ async fn g16_an_abort_refuses_who_waits_for_room(bed: Bed) {
     let runs = pool.try_submit(Job::at(0, &door)).unwrap();
     until(|| door.arrived() == 1).await;
     let queued = (0..2).map(|id| pool.try_submit(Job::plain(id)).unwrap()).collect();
-    let waiting: Vec<_> = (0..WAITING)
-        .map(|number| {
-            let pool = pool.clone();
-            bed.spawn(async move { pool.submit(Job::plain(number).number(number)).await })
-        })
-        .collect();
-    until(|| pool.stats()[0].waiting == WAITING).await;
+    let crowd = Crowd::waits(&bed, &pool, WAITING).await;
     let end = pool.abort();
-    for (number, submission) in (0..).zip(waiting) {
-        let back = submission.await;
-        let Err(SubmitError::Closed(job)) = back else { panic!("not refused: {back:?}") };
-        assert_eq!(job.number, number);
-    }
+    crowd.all_refused().await;
     all_aborted(queued).await;
     door.open();
     runs.await.unwrap();

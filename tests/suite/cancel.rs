@@ -1,12 +1,14 @@
 //! Withdrawing, and what callers that go away do and don't (G8).
 
 use crate::harness::{Bed, Door, suite, until, yield_at_random};
-use crate::tools::{Error, Flag, Job, Live, Peek, Puppets, Script, assert_quiet, poll_once, pool};
-use shardpool::{CommandError, Loaded, ShardPool, loader_fn};
+use crate::tools::{
+    Flag, Job, Live, Peek, Puppets, assert_quiet, poll_once, pool, pool_that_counts_loads,
+};
+use shardpool::CommandError;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
 suite!(
@@ -235,17 +237,7 @@ async fn g08_room_of_a_withdrawn_command_goes_to_who_waits_first(bed: Bed) {
 }
 
 async fn g08_a_withdrawn_command_is_not_loaded_for(bed: Bed) {
-    let loads = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&loads);
-    let pool = ShardPool::builder(Script::new())
-        .loader(loader_fn(move |_: u64| {
-            count.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Error>(Loaded::new((), 0)) }
-        }))
-        .shards(1)
-        .workers_per_shard(1)
-        .start(bed.executor())
-        .unwrap();
+    let (pool, loads) = pool_that_counts_loads(bed.executor());
     bed.watch(pool.clone());
     let door = Door::closed();
     let blocked = pool.try_submit(Job::at(0, &door)).unwrap();

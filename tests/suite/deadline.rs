@@ -1,11 +1,11 @@
 //! Deadlines (G8), by a clock that the test turns.
 
 use crate::harness::{Bed, Door, Shared, suite, until};
-use crate::tools::{Error, Flag, Job, Peek, Pool, Script, assert_quiet, poll_once};
-use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
-use shardpool::{
-    CommandError, Loaded, SendError, ShardPool, SubmitError, TrySubmitError, loader_fn,
+use crate::tools::{
+    Flag, Job, Peek, Pool, Script, assert_quiet, poll_once, pool_that_counts_loads,
 };
+use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
+use shardpool::{CommandError, SendError, ShardPool, SubmitError, TrySubmitError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
@@ -254,17 +254,8 @@ async fn g08_a_deadline_of_one_command_is_no_other_s(bed: Bed) {
 }
 
 async fn g08_an_expired_command_is_not_loaded_for(bed: Bed) {
-    let loads = Arc::new(AtomicU64::new(0));
-    let (count, clock) = (Arc::clone(&loads), Hands::new());
-    let pool = ShardPool::builder(Script::new())
-        .loader(loader_fn(move |_: u64| {
-            count.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Error>(Loaded::new((), 0)) }
-        }))
-        .shards(1)
-        .workers_per_shard(1)
-        .start(WithClock(bed.executor(), clock.clone()))
-        .unwrap();
+    let clock = Hands::new();
+    let (pool, loads) = pool_that_counts_loads(WithClock(bed.executor(), clock.clone()));
     bed.watch(pool.clone());
     let door = Door::closed();
     block(&pool, 1, &door).await;

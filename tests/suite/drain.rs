@@ -2,7 +2,8 @@
 
 use crate::harness::{Bed, Door, suite, until, yield_now};
 use crate::tools::{
-    Error, Flag, Job, Live, Peek, Puppets, Ticket, WakeWith, assert_quiet, id_on, poll_once, pool,
+    Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, WakeWith, assert_quiet, id_on, poll_once,
+    pool,
 };
 use shardpool::{SendError, SubmitError, TrySubmitError, WeakPool};
 use std::sync::Arc;
@@ -56,20 +57,10 @@ async fn g15_a_drain_refuses_who_waits_for_room(bed: Bed) {
     until(|| door.arrived() == 1).await;
     // Behind it, though a worker is free: there is no room until the door opens.
     accepted.extend((0..2).map(|_| pool.try_submit(Job::plain(0)).unwrap()));
-    let waiting: Vec<_> = (0..WAITING)
-        .map(|number| {
-            let pool = pool.clone();
-            bed.spawn(async move { pool.submit(Job::plain(number).number(number)).await })
-        })
-        .collect();
-    until(|| pool.stats()[0].waiting == WAITING).await;
+    let crowd = Crowd::waits(&bed, &pool, WAITING).await;
     let unpolled = pool.drain();
-    for (number, submission) in (0..).zip(waiting) {
-        // The door is closed: this does not wait for what was accepted.
-        let back = submission.await;
-        let Err(SubmitError::Closed(job)) = back else { panic!("not refused: {back:?}") };
-        assert_eq!(job.number, number, "another command came back");
-    }
+    // The door is closed: this does not wait for what was accepted.
+    crowd.all_refused().await;
     door.open();
     for ticket in accepted {
         ticket.await.unwrap();

@@ -1,18 +1,18 @@
 //! Commands that carry what they do, things that are counted while they live, and an executor whose
 //! futures a test can drop.
 
-use crate::harness::{Door, Shared};
+use crate::harness::{Bed, Door, Joined, Shared, until};
 use futures::future::BoxFuture;
 use shardpool::executors::{Clock, Executor, SpawnError, Task};
 use shardpool::{
-    Command, CommandError, CommandHandler, Context, Failure, Outcomes, Receipt, SendError,
-    ShardPool, SubmitError, WeakPool,
+    Command, CommandError, CommandHandler, Context, Failure, Loaded, Outcomes, Receipt, SendError,
+    ShardPool, SubmitError, WeakPool, loader_fn,
 };
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::task::{Poll, Wake, Waker};
 
@@ -106,6 +106,48 @@ pub(crate) fn pool(executor: impl Executor, shards: usize, workers: usize, depth
         .queue_depth(depth)
         .start(executor)
         .unwrap()
+}
+
+/// A pool of one shard and one worker, and how often it has loaded an aggregate.
+pub(crate) fn pool_that_counts_loads(executor: impl Executor) -> (Pool, Arc<AtomicU64>) {
+    let loads = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&loads);
+    let pool = ShardPool::builder(Script::new())
+        .loader(loader_fn(move |_: u64| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, Error>(Loaded::new((), 0)) }
+        }))
+        .shards(1)
+        .workers_per_shard(1)
+        .start(executor)
+        .unwrap();
+    (pool, loads)
+}
+
+/// Submissions that wait for room in a pool of one shard, which has none.
+pub(crate) struct Crowd(Vec<Joined<Result<Ticket, SubmitError<Job>>>>);
+
+impl Crowd {
+    /// When this is over, so many wait.
+    pub(crate) async fn waits(bed: &Bed, pool: &Pool, most: u64) -> Self {
+        let waiting = (0..most)
+            .map(|number| {
+                let pool = pool.clone();
+                bed.spawn(async move { pool.submit(Job::plain(number).number(number)).await })
+            })
+            .collect();
+        until(|| pool.stats()[0].waiting == most).await;
+        Self(waiting)
+    }
+
+    /// Each is refused, since the pool is closed, and gets its own command back.
+    pub(crate) async fn all_refused(self) {
+        for (number, submission) in (0..).zip(self.0) {
+            let back = submission.await;
+            let Err(SubmitError::Closed(job)) = back else { panic!("not refused: {back:?}") };
+            assert_eq!(job.number, number, "another command came back");
+        }
+    }
 }
 
 /// Shows a pool to the bound without keeping it open.
