@@ -13,7 +13,10 @@
 //! | `slot` | caller side | after it has seen `DONE` or `REFUSED_*` |
 //! | `slot` | the last holder | when it drops or recycles the cell |
 //! | `next` | queue side | always: it links the envelopes of a chain |
-//! | `waker` | caller registers, queue side wakes | always |
+//! | `waker` | caller side | while the state has no `WATCHED` and is not `DONE` |
+//! | `waker` | both read | while the state has `WATCHED` |
+//! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |
+//! | `lobby` | a waiting submission registers, queue side wakes | before it is accepted |
 //! | `hash`, `deadline`, `front` | everybody reads | never written while shared |
 //!
 //! # The states
@@ -29,21 +32,30 @@
 //!     └──▶ ABANDONED                      (DENIED: still waiting, to be refused)
 //! ```
 //!
+//! From `QUEUED` to `CLAIMED_ASKED` a state may have the flag `WATCHED` in addition: the caller has
+//! left its waker.
+//!
 //! **Exactly one outcome** (G5): the only ways out of `QUEUED` are two compare-and-exchanges from
 //! `QUEUED`, the queue side's to `CLAIMED` and the caller's to `WITHDRAWING`; one of them wins.
 //! A claimed command has one `Claimed`, which completes it when consumed or when dropped.
+//!
+//! **No wake-up is lost.** The caller writes its waker and then sets `WATCHED`; the queue side writes
+//! the outcome and then swaps the state for `DONE`. Both are read-modify-writes of one byte, so one
+//! comes first: either the swap finds `WATCHED`, and wakes; or setting the flag finds `DONE`, and the
+//! caller does not wait. That is one such operation for each side, where an `AtomicWaker` takes
+//! three and two, and the end of a command is known to be the waker's end as well.
 
 use crate::command::{Context as HandlerContext, Receipt};
 use crate::contain::{contain, drop_contained};
 use crate::error::CommandError;
 use crate::shard::front::Front;
 use crate::stats::Kind;
-use crate::sync::{Arc, AtomicU8, AtomicU64, AtomicWaker, Ordering, UnsafeCell};
+use crate::sync::{Arc, AtomicU8, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence};
 use crate::types::Types;
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::cell::RefCell;
-use std::mem::ManuallyDrop;
-use std::task::{Context, Poll};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 mod state {
@@ -80,6 +92,13 @@ mod state {
     pub(super) const DONE: u8 = 14;
     /// The caller has taken the outcome.
     pub(super) const TAKEN: u8 = 15;
+    /// A flag: the caller's waker is in the cell.
+    pub(super) const WATCHED: u8 = 128;
+
+    /// The state without the flag.
+    pub(super) fn of(flagged: u8) -> u8 {
+        flagged & !WATCHED
+    }
 }
 
 /// What a command's caller gets.
@@ -104,7 +123,7 @@ impl<T: Types> Slot<T> {
 
 pub(crate) struct Cell<T: Types> {
     state: AtomicU8,
-    waker: AtomicWaker,
+    waker: UnsafeCell<MaybeUninit<Waker>>,
     slot: UnsafeCell<Slot<T>>,
     next: UnsafeCell<Option<Envelope<T>>>,
     hash: u64,
@@ -113,12 +132,14 @@ pub(crate) struct Cell<T: Types> {
     lane: AtomicU64,
     /// The shard's front, not counted: see `Cell::front`.
     front: *const Front,
+    /// Of a submission that waits, or has waited in this cell, for room.
+    lobby: Option<Box<AtomicWaker>>,
     /// Keeps the cell for another command, or frees it: see `cache`.
     recycle: fn(Arc<Self>),
 }
 
-// SAFETY: the table above gives `slot` and `next` one owner at a time, and the handovers are
-// release/acquire pairs on `state` or on the queue that carries the envelope. `front` is only
+// SAFETY: the table above gives `slot`, `next` and `waker` one writer at a time, and the handovers
+// are release/acquire pairs on `state` or on the queue that carries the envelope. `front` is only
 // read, and points to a `Front`, which is `Sync`. Commands, outputs and errors move between
 // threads, so they must be `Send`; they are never shared, so they need not be `Sync`.
 unsafe impl<T: Types> Send for Cell<T> {}
@@ -150,11 +171,11 @@ pub(crate) enum Stage {
 
 impl<T: Types> Probe for Cell<T> {
     fn is_cancel_asked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == state::CLAIMED_ASKED
+        state::of(self.state.load(Ordering::Relaxed)) == state::CLAIMED_ASKED
     }
 
     fn stage(&self) -> Stage {
-        match self.state.load(Ordering::Acquire) {
+        match state::of(self.state.load(Ordering::Acquire)) {
             state::WAITING | state::GRANTING | state::DENIED => Stage::Waiting,
             state::QUEUED => Stage::Queued,
             state::CLAIMED | state::CLAIMED_ASKED => Stage::Started,
@@ -194,6 +215,7 @@ impl<T: Types> Cell<T> {
         Self::new(state::WAITING, command, hash, deadline, front)
     }
 
+    #[inline]
     fn new(
         state: u8,
         command: T::Command,
@@ -205,32 +227,36 @@ impl<T: Types> Cell<T> {
         T: 'static,
     {
         let front = Arc::as_ptr(front);
-        let cell = match cache::take::<T>() {
-            Some(mut arc) => {
-                let cell = Arc::get_mut(&mut arc).expect("a cached cell has one holder");
-                cell.state = AtomicU8::new(state);
-                // A waker that panicked while it was registered may have left the old one unusable.
-                cell.waker = AtomicWaker::new();
-                *cell.slot.get_mut() = Slot::Command(command);
-                cell.hash = hash;
-                cell.deadline = deadline;
-                cell.lane = AtomicU64::new(0);
-                cell.front = front;
-                arc
+        let slot = UnsafeCell::new(Slot::Command(command));
+        let mut cell = match cache::take::<T>() {
+            Some(mut cell) => {
+                let reused = unique(&mut cell).expect("a cached cell has one holder");
+                reused.state = AtomicU8::new(state);
+                reused.slot = slot;
+                reused.hash = hash;
+                reused.deadline = deadline;
+                reused.lane = AtomicU64::new(0);
+                reused.front = front;
+                cell
             }
             None => Arc::new(Self {
                 state: AtomicU8::new(state),
-                waker: AtomicWaker::new(),
-                slot: UnsafeCell::new(Slot::Command(command)),
+                waker: UnsafeCell::new(MaybeUninit::uninit()),
+                slot,
                 next: UnsafeCell::new(None),
                 hash,
                 deadline,
                 lane: AtomicU64::new(0),
                 front,
+                lobby: None,
                 recycle: cache::put::<T>,
             }),
         };
-        let envelope = Envelope(Some(Arc::clone(&cell)));
+        if state == state::WAITING {
+            let waiting = unique(&mut cell).expect("a new cell has one holder");
+            waiting.lobby.get_or_insert_default();
+        }
+        let envelope = Envelope::new(Arc::clone(&cell));
         (cell, envelope)
     }
 
@@ -253,28 +279,67 @@ impl<T: Types> Cell<T> {
 
     // ---- the caller side ----
 
-    /// Polls for the outcome, and takes it.
+    /// Polls for the outcome, and takes it. Only for the one caller, which has its ticket by `&mut`.
     ///
     /// # Panics
     ///
     /// If the outcome was taken before.
+    #[inline]
     pub(crate) fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
-        if let Some(outcome) = self.try_take() {
-            return Poll::Ready(outcome);
+        // Acquire, here and below: the slot was written before `DONE` was released.
+        let mut now = self.state.load(Ordering::Acquire);
+        if now & state::WATCHED != 0 {
+            let same = self.waker.with(|waker| {
+                // SAFETY: the flag is set, so there is a waker. Only this side ever writes one over it;
+                // the queue side may be reading it out, which changes nothing here.
+                unsafe { (*waker).assume_init_ref() }.will_wake(cx.waker())
+            });
+            if same {
+                return Poll::Pending;
+            }
+            // AcqRel: the release keeps the comparison before whatever follows.
+            now = self.state.fetch_and(!state::WATCHED, Ordering::AcqRel);
+            if now & state::WATCHED != 0 {
+                // SAFETY: this call has cleared the flag.
+                drop(unsafe { self.take_waker() });
+            }
         }
-        self.waker.register(cx.waker());
-        // Register, then look again: a completion before the registration is seen here, one after
-        // it finds the waker. Both are read-modify-writes on the waker's own state, so one comes
-        // first, and hands over what was written before it.
-        match self.try_take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => Poll::Pending,
+        if !is_over(now) {
+            let new = MaybeUninit::new(cx.waker().clone());
+            self.waker.with_mut(|waker| {
+                // SAFETY: without the flag the waker is this side's.
+                unsafe { waker.write(new) }
+            });
+            // Release: hands over the waker.
+            now = self.state.fetch_or(state::WATCHED, Ordering::AcqRel);
+            if !is_over(now) {
+                return Poll::Pending;
+            }
+            // The outcome came first, and the queue side has seen no waker: nobody else looks at the
+            // state any more.
+            self.state.store(now, Ordering::Relaxed);
+            // SAFETY: this call has set the flag and cleared it.
+            drop(unsafe { self.take_waker() });
         }
+        Poll::Ready(self.take_outcome(now))
     }
 
-    fn try_take(&self) -> Option<Outcome<T::Output, T::Error>> {
-        // Acquire: the slot was written before `DONE` was released.
-        match self.state.load(Ordering::Acquire) {
+    /// Moves the waker out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the one that has cleared `WATCHED`.
+    unsafe fn take_waker(&self) -> Waker {
+        self.waker.with(|waker| {
+            // SAFETY: the flag was set, so there is a waker; the one who cleared it owns it.
+            unsafe { (*waker).assume_init_read() }
+        })
+    }
+
+    /// Takes what is there when `is_over`.
+    #[inline]
+    fn take_outcome(&self, now: u8) -> Outcome<T::Output, T::Error> {
+        match now {
             state::DONE => {
                 self.state.store(state::TAKEN, Ordering::Relaxed);
                 let slot = self.slot.with_mut(|slot| {
@@ -283,15 +348,12 @@ impl<T: Types> Cell<T> {
                     unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
                 });
                 match slot {
-                    Slot::Outcome(outcome) => Some(outcome),
+                    Slot::Outcome(outcome) => outcome,
                     _ => unreachable!("a done cell holds an outcome"),
                 }
             }
-            state::WITHDRAWING | state::WITHDRAWN | state::HELD | state::DISCARDED => {
-                Some(Err(CommandError::Cancelled))
-            }
             state::TAKEN => panic!("ticket polled after it had given its outcome"),
-            _ => None,
+            _ => Err(CommandError::Cancelled),
         }
     }
 
@@ -302,17 +364,11 @@ impl<T: Types> Cell<T> {
 
     /// Takes an accepted command back before it starts. True if this call did it.
     pub(crate) fn withdraw(&self) -> bool {
-        if let Err(now) = self.state.compare_exchange(
-            state::QUEUED,
-            state::WITHDRAWING,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            if now == state::CLAIMED {
-                self.ask_to_cancel();
-            }
+        let Ok(before) = self.exchange(state::QUEUED, state::WITHDRAWING, 0) else {
+            // Too late to take it back; not too late to say so to its handler.
+            let _ = self.exchange(state::CLAIMED, state::CLAIMED_ASKED, state::WATCHED);
             return false;
-        }
+        };
         // SAFETY: this call has moved the state to `WITHDRAWING`, and `&self` holds the cell.
         let front = unsafe { self.front() };
         front.withdrawn(
@@ -325,19 +381,31 @@ impl<T: Types> Cell<T> {
                     .is_ok()
             },
         );
-        // Somebody else than the withdrawing task may be waiting on the ticket.
-        let _ = contain(|| self.waker.wake());
+        if before & state::WATCHED != 0 {
+            // Somebody else than the withdrawing task may be waiting on the ticket.
+            // SAFETY: this call has cleared the flag.
+            let waker = unsafe { self.take_waker() };
+            let _ = contain(|| waker.wake());
+        }
         true
     }
 
-    fn ask_to_cancel(&self) {
-        // Relaxed: a hint that carries nothing else.
-        let _ = self.state.compare_exchange(
-            state::CLAIMED,
-            state::CLAIMED_ASKED,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+    /// From one state to another, with the flag kept as far as `keep` says. Gives the old state with
+    /// its flag; or, as an error, what it is instead.
+    #[inline]
+    fn exchange(&self, from: u8, to: u8, keep: u8) -> Result<u8, u8> {
+        let mut now = self.state.load(Ordering::Relaxed);
+        loop {
+            // AcqRel: hands over the waker, the slot, and what was counted before; see the callers.
+            let (new, success) = (to | (now & keep), Ordering::AcqRel);
+            let expected = from | (now & state::WATCHED);
+            match self.state.compare_exchange(expected, new, success, Ordering::Acquire) {
+                Ok(_) => return Ok(expected),
+                // Only the flag has changed: again.
+                Err(then) if state::of(then) == from => now = then,
+                Err(then) => return Err(then),
+            }
+        }
     }
 
     /// Polls a waiting submission: `Ok` when accepted, or why not, with the command.
@@ -348,10 +416,22 @@ impl<T: Types> Cell<T> {
         if let Some(result) = self.try_granted() {
             return Poll::Ready(result);
         }
-        self.waker.register(cx.waker());
+        if let Some(lobby) = &self.lobby {
+            lobby.register(cx.waker());
+        }
+        // Register, then look again: a decision before the registration is seen here, one after it
+        // finds the waker. Both are read-modify-writes on the waker's own state, so one comes first,
+        // and hands over what was written before it.
         match self.try_granted() {
             Some(result) => Poll::Ready(result),
             None => Poll::Pending,
+        }
+    }
+
+    fn wake_lobby(&self) {
+        if let Some(lobby) = &self.lobby {
+            // A waker is user code too.
+            let _ = contain(|| lobby.wake());
         }
     }
 
@@ -421,13 +501,17 @@ pub(crate) enum Refusal {
 /// (or refuses it, when it was still waiting for room), so that no caller waits for an envelope that
 /// is gone.
 pub(crate) struct Envelope<T: Types>(
-    /// `None` only when moved out by a method that consumes the envelope.
-    Option<Arc<Cell<T>>>,
+    /// Moved out by `into_cell`, or by the drop.
+    ManuallyDrop<Arc<Cell<T>>>,
 );
 
 impl<T: Types> Envelope<T> {
+    fn new(cell: Arc<Cell<T>>) -> Self {
+        Self(ManuallyDrop::new(cell))
+    }
+
     fn cell(&self) -> &Arc<Cell<T>> {
-        self.0.as_ref().expect("an envelope holds its cell until it is consumed")
+        &self.0
     }
 
     pub(crate) fn command(&self) -> &T::Command {
@@ -491,7 +575,7 @@ impl<T: Types> Envelope<T> {
     pub(crate) fn grant(&self) {
         let cell = self.cell();
         cell.state.store(state::QUEUED, Ordering::Release);
-        let _ = contain(|| cell.waker.wake());
+        cell.wake_lobby();
     }
 
     /// The waiting submission is not accepted; its command is the caller's.
@@ -504,7 +588,7 @@ impl<T: Types> Envelope<T> {
         };
         // Release: hands the slot to the caller.
         cell.state.store(to, Ordering::Release);
-        let _ = contain(|| cell.waker.wake());
+        cell.wake_lobby();
         release(cell);
     }
 
@@ -522,20 +606,14 @@ impl<T: Types> Envelope<T> {
     }
 }
 
+#[inline]
 fn claim<T: Types>(cell: Arc<Cell<T>>) -> Option<Claimed<T>> {
-    // Acquire on success: nothing of the caller's is read but what came with the envelope; it
-    // is there for the failure, which reads what the withdrawing caller has counted.
-    match cell.state.compare_exchange(
-        state::QUEUED,
-        state::CLAIMED,
-        Ordering::Acquire,
-        Ordering::Acquire,
-    ) {
+    match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
         Ok(_) => {
             // SAFETY: this is the queue side; it had the envelope a moment ago and its owner is
             // still on the stack below.
             unsafe { cell.front() }.give_room_back();
-            Some(Claimed { cell: Some(cell), started: false })
+            Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
         }
         Err(_) => {
             bury(cell);
@@ -588,10 +666,11 @@ fn bury<T: Types>(cell: Arc<Cell<T>>) {
 
 impl<T: Types> Drop for Envelope<T> {
     fn drop(&mut self) {
-        let Some(cell) = self.0.take() else { return };
+        // SAFETY: this is the end of the envelope, so nobody takes its cell a second time.
+        let cell = unsafe { ManuallyDrop::take(&mut self.0) };
         match cell.state.load(Ordering::Acquire) {
             now @ (state::WAITING | state::GRANTING | state::DENIED) => {
-                let envelope = Envelope(Some(cell));
+                let envelope = Envelope::new(cell);
                 if now == state::GRANTING || envelope.begin_grant() {
                     // SAFETY: this is the queue side, whose owner is on the stack below.
                     unsafe { envelope.cell().front() }.refuse_waiting();
@@ -611,8 +690,10 @@ impl<T: Types> Drop for Envelope<T> {
 }
 
 impl<T: Types> Envelope<T> {
-    fn into_cell(mut self) -> Arc<Cell<T>> {
-        self.0.take().expect("an envelope holds its cell until it is consumed")
+    fn into_cell(self) -> Arc<Cell<T>> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: the envelope is not dropped any more, so nobody takes its cell a second time.
+        unsafe { ManuallyDrop::take(&mut this.0) }
     }
 
     /// The link to the next envelope of a chain; it is the owner's.
@@ -655,13 +736,14 @@ unsafe impl<T: Types> Send for Link<T> {}
 /// The queue side of a command that has left the queue: it owes the outcome. Dropped, it gives
 /// `Aborted`.
 pub(crate) struct Claimed<T: Types> {
-    cell: Option<Arc<Cell<T>>>,
+    /// Moved out by `complete`, or by the drop.
+    cell: ManuallyDrop<Arc<Cell<T>>>,
     started: bool,
 }
 
 impl<T: Types> Claimed<T> {
     fn cell(&self) -> &Arc<Cell<T>> {
-        self.cell.as_ref().expect("a claimed command holds its cell until it ends")
+        &self.cell
     }
 
     /// Takes the command out, for the handler. From here on it counts as started.
@@ -697,9 +779,11 @@ impl<T: Types> Claimed<T> {
     }
 
     /// Publishes the outcome and wakes the caller. The outcome has been counted before.
-    pub(crate) fn complete(mut self, outcome: Outcome<T::Output, T::Error>) {
-        let cell = self.cell.take().expect("a claimed command ends once");
-        publish(cell, outcome);
+    #[inline]
+    pub(crate) fn complete(self, outcome: Outcome<T::Output, T::Error>) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped any more, so nobody takes its cell a second time.
+        publish(unsafe { ManuallyDrop::take(&mut this.cell) }, outcome);
     }
 
     /// Ends a command that never started, and counts it.
@@ -710,23 +794,28 @@ impl<T: Types> Claimed<T> {
     }
 }
 
+#[inline]
 fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) {
     let old = cell.slot.with_mut(|slot| {
         // SAFETY: the slot is the queue side's until `DONE`.
         unsafe { std::mem::replace(&mut *slot, Slot::Outcome(outcome)) }
     });
-    // Release: hands the slot to the caller. A plain store is enough, as nothing but the hint
-    // to cancel can have changed the state since `CLAIMED`, and that is over.
-    cell.state.store(state::DONE, Ordering::Release);
-    // A waker is user code too.
-    let _ = contain(|| cell.waker.wake());
+    // Release: hands the slot to the caller. Acquire: the waker was written before the flag.
+    let before = cell.state.swap(state::DONE, Ordering::AcqRel);
+    if before & state::WATCHED != 0 {
+        // SAFETY: this call has cleared the flag.
+        let waker = unsafe { cell.take_waker() };
+        // A waker is user code too.
+        let _ = contain(|| waker.wake());
+    }
     old.drop_contained();
     release(cell);
 }
 
 impl<T: Types> Drop for Claimed<T> {
     fn drop(&mut self) {
-        let Some(cell) = self.cell.take() else { return };
+        // SAFETY: this is the end of the claim, so nobody takes its cell a second time.
+        let cell = unsafe { ManuallyDrop::take(&mut self.cell) };
         if !self.started {
             // SAFETY: this is the queue side, whose owner is on the stack below.
             unsafe { cell.front() }.tally().add_shared(Kind::Aborted);
@@ -735,23 +824,52 @@ impl<T: Types> Drop for Claimed<T> {
     }
 }
 
+/// Whether a caller has nothing to wait for.
+#[inline]
+fn is_over(now: u8) -> bool {
+    state::of(now) >= state::WITHDRAWING
+}
+
+/// The cell, if nobody else holds it.
+#[inline]
+fn unique<T: Types>(cell: &mut Arc<Cell<T>>) -> Option<&mut Cell<T>> {
+    // Nobody ever makes a weak pointer to a cell, and nobody but this holder could add a strong one,
+    // so a count of one stays one: `Arc::get_mut` would lock the weak count to be sure of that.
+    if Arc::strong_count(cell) != 1 {
+        return None;
+    }
+    // Pairs with the release of the holder that went last: what it did to the cell is over.
+    fence(Ordering::Acquire);
+    // SAFETY: there is one holder, and it is borrowed exclusively.
+    Some(unsafe { &mut *Arc::as_ptr(cell).cast_mut() })
+}
+
 /// Lets go of one side's hold on a cell; the last side recycles it.
+#[inline]
 pub(crate) fn release<T: Types>(mut cell: Arc<Cell<T>>) {
     // With two holders letting go at the same time both may see the other, and the cell is
     // freed by the second instead of recycled: correct, and rare.
-    if let Some(unique) = Arc::get_mut(&mut cell) {
+    if let Some(unique) = unique(&mut cell) {
         unique.empty();
-        let recycle = cell.recycle;
+        let recycle = unique.recycle;
         recycle(cell);
     }
 }
 
 impl<T: Types> Cell<T> {
     /// Drops what users have left in the cell: a command or an outcome, and a waker.
+    #[inline]
     fn empty(&mut self) {
-        std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
-        if let Some(waker) = self.waker.take() {
-            drop_contained(waker);
+        if !matches!(self.slot.get_mut(), Slot::Empty) {
+            std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
+        }
+        debug_assert!(
+            self.state.load(Ordering::Relaxed) & state::WATCHED == 0,
+            "a cell ended with a waker in it"
+        );
+        if let Some(lobby) = &mut self.lobby {
+            // Not `take`: a waker that panicked while it was registered leaves it locked.
+            drop_contained(std::mem::take(&mut **lobby));
         }
     }
 }
@@ -764,60 +882,79 @@ impl<T: Types> Drop for Cell<T> {
 
 /// Cells that a thread keeps for its next commands, so that none is allocated once warm.
 mod cache {
-    use super::{Any, Arc, Cell, RefCell, TypeId, Types};
+    use super::{Arc, Cell, RefCell, TypeId, Types};
 
     /// How many cells of one type a thread keeps, and how many bytes of them.
     const MAX_CELLS: usize = 1024;
     const MAX_BYTES: usize = 256 * 1024;
 
+    /// Cells of one type, as raw `Arc`s.
+    struct List {
+        of: TypeId,
+        cells: Vec<*const ()>,
+        free: fn(*const ()),
+    }
+
+    impl Drop for List {
+        fn drop(&mut self) {
+            for cell in self.cells.drain(..) {
+                (self.free)(cell);
+            }
+        }
+    }
+
     thread_local! {
         /// One list per type of cell; a program has few.
-        static CACHE: RefCell<Vec<(TypeId, Box<dyn Any>)>> = const { RefCell::new(Vec::new()) };
+        static CACHE: RefCell<Vec<List>> = const { RefCell::new(Vec::new()) };
     }
 
-    type List<T> = Vec<Arc<Cell<T>>>;
-
-    fn with_list<T: Types + 'static, R>(f: impl FnOnce(&mut List<T>) -> R) -> Option<R> {
-        // A thread that ends has no cache any more. Nothing below runs user code, so the borrow
-        // is never taken twice.
-        CACHE
-            .try_with(|cache| {
-                let mut cache = cache.borrow_mut();
-                let key = TypeId::of::<Cell<T>>();
-                let at = match cache.iter().position(|(id, _)| *id == key) {
-                    Some(at) => at,
-                    None => {
-                        cache.push((key, Box::new(List::<T>::new())));
-                        cache.len() - 1
-                    }
-                };
-                let list = cache[at].1.downcast_mut().expect("the list has the type of its key");
-                f(list)
-            })
-            .ok()
+    fn free<T: Types>(cell: *const ()) {
+        // SAFETY: only called with what `put` of the same type has left in a list.
+        drop(unsafe { Arc::from_raw(cell.cast::<Cell<T>>()) });
     }
 
+    #[inline]
     pub(super) fn take<T: Types + 'static>() -> Option<Arc<Cell<T>>> {
         if cfg!(shardpool_loom) {
             return None;
         }
-        with_list(|list: &mut List<T>| list.pop()).flatten()
+        // A thread that ends has no cache any more. Nothing in here runs user code, so the borrow
+        // is never taken twice.
+        CACHE.try_with(|cache| {
+            let mut cache = cache.borrow_mut();
+            let list = cache.iter_mut().find(|list| list.of == TypeId::of::<Cell<T>>())?;
+            let cell = list.cells.pop()?;
+            // SAFETY: the list has cells of this type only, each by `Arc::into_raw`.
+            Some(unsafe { Arc::from_raw(cell.cast()) })
+        })
+        .ok()
+        .flatten()
     }
 
     /// The cell is empty and has one holder.
+    #[inline]
     pub(super) fn put<T: Types + 'static>(cell: Arc<Cell<T>>) {
         if cfg!(shardpool_loom) {
             return;
         }
-        let most = (MAX_BYTES / size_of::<Cell<T>>()).clamp(1, MAX_CELLS);
+        let most = const {
+            let most = MAX_BYTES / size_of::<Cell<T>>();
+            if most > MAX_CELLS { MAX_CELLS } else if most == 0 { 1 } else { most }
+        };
         // A cell that is not kept is freed after the borrow has ended.
-        let _rest = with_list(|list: &mut List<T>| {
-            if list.len() < most {
-                list.push(cell);
-                None
-            } else {
-                Some(cell)
+        let _rest = CACHE.try_with(|cache| {
+            let mut cache = cache.borrow_mut();
+            let of = TypeId::of::<Cell<T>>();
+            let at = cache.iter().position(|list| list.of == of).unwrap_or_else(|| {
+                cache.push(List { of, cells: Vec::new(), free: free::<T> });
+                cache.len() - 1
+            });
+            let list = &mut cache[at];
+            if list.cells.len() == most {
+                return Some(cell);
             }
+            list.cells.push(Arc::into_raw(cell).cast());
+            None
         });
     }
 }

@@ -5,7 +5,7 @@ use crate::error::DrainError;
 use crate::executors::{Clock, SystemClock, Task};
 use crate::lifecycle::Lifecycle;
 use crate::park::block_on;
-use crate::reentry::{self, Guard, Peers, Target, Verdict};
+use crate::reentry::{self, Peers, Target, Verdict, Watch};
 use crate::stats::Outcomes;
 use crate::sync::{Arc, AtomicWaker};
 use std::fmt;
@@ -56,7 +56,7 @@ pub struct Drain {
     /// Made from `time` at the first poll.
     timer: Option<Task>,
     cell: Option<Arc<AtomicWaker>>,
-    guard: Option<Guard>,
+    watch: Watch,
 }
 
 impl Drain {
@@ -72,7 +72,7 @@ impl Drain {
             time: None,
             timer: None,
             cell: None,
-            guard: None,
+            watch: Watch::default(),
         }
     }
 
@@ -153,7 +153,7 @@ impl Future for Drain {
             this.lifecycle.register(&mut this.cell, cx.waker());
         }
         if this.lifecycle.is_over() {
-            this.guard = None;
+            this.watch.take_off();
             return Poll::Ready(Ok(fronts.iter().map(|front| front.outcomes()).sum()));
         }
         if let Some(time) = this.time.take() {
@@ -172,8 +172,7 @@ impl Future for Drain {
             }
             None => {
                 let peers = &this.peers;
-                let target = || Some(Target::Drain(Arc::clone(peers)));
-                match reentry::watch(&mut this.guard, target) {
+                match this.watch.judge(|_| Some(Target::Drain(Arc::clone(peers)))) {
                     Verdict::Stuck => Poll::Ready(Err(DrainError::Deadlock)),
                     Verdict::Fine | Verdict::Unknown => Poll::Pending,
                 }

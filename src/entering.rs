@@ -1,16 +1,17 @@
 //! A submission on its way into a shard: routed, then accepted, refused, or waiting for room.
 
 use crate::cell::{Cell, Probe, Refused, release};
-use crate::command::Command;
+use crate::command::{Command, Receipt};
 use crate::contain::{Panic, contain};
-use crate::error::SubmitError;
+use crate::error::{SendError, SubmitError};
 use crate::pool::Inner;
-use crate::reentry::{self, Guard, Key, Origin, Target, Verdict};
+use crate::reentry::{self, Origin, Target, Verdict, Watch};
 use crate::shard::Shard;
 use crate::shard::front::{Entry, Front};
 use crate::sync::Arc;
+use crate::ticket::{Waiter, poll_outcome};
 use crate::types::Types;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 /// A command, and where it is to go.
@@ -18,24 +19,18 @@ pub(crate) struct Route<C> {
     pub(crate) command: C,
     pub(crate) shard: usize,
     hash: u64,
-    /// The aggregate, if this is inside a handler: the command is about to be moved away.
-    id: Option<Arc<dyn Key>>,
 }
 
 impl<T: Types> Inner<T> {
-    /// Finds the shard of a command. Calls the id's `Hash`, and inside a handler its `Clone`, which
-    /// may panic.
+    /// Finds the shard of a command. Calls the id's `Hash`, which may panic.
+    #[inline]
     pub(crate) fn route(
         &self,
         wanted: Option<usize>,
         command: T::Command,
     ) -> Result<Route<T::Command>, SubmitError<T::Command>> {
-        let asked = contain(|| {
-            let id = command.aggregate_id();
-            (self.router.hash(id), reentry::in_handler().then(|| Key::to_shared(id)))
-        });
-        let (hash, id) = match asked {
-            Ok(asked) => asked,
+        let hash = match contain(|| self.router.hash(command.aggregate_id())) {
+            Ok(hash) => hash,
             Err(Panic(message)) => return Err(SubmitError::Panicked { command, message }),
         };
         let shard = self.router.shard(hash);
@@ -43,10 +38,11 @@ impl<T: Types> Inner<T> {
             Some(wanted) if wanted != shard => {
                 Err(SubmitError::WrongShard { command, shard: wanted, owner: shard })
             }
-            _ => Ok(Route { command, shard, hash, id }),
+            _ => Ok(Route { command, shard, hash }),
         }
     }
 
+    #[inline]
     pub(crate) fn deadline(&self, time: Option<Duration>) -> Option<Instant> {
         // A time too long for the clock is none at all.
         time.and_then(|time| self.clock.now().checked_add(time))
@@ -54,15 +50,15 @@ impl<T: Types> Inner<T> {
 }
 
 /// Hands an accepted command over to its shard.
+#[inline]
 pub(crate) fn accept<T: Types + 'static>(
     shard: &Shard<T>,
     route: Route<T::Command>,
     deadline: Option<Instant>,
-) -> (Arc<Cell<T>>, Option<Origin>) {
-    let origin = route.id.map(|id| Origin::new(&shard.front, id));
+) -> Arc<Cell<T>> {
     let (cell, envelope) = Cell::accepted(route.command, route.hash, deadline, &shard.front);
     shard.push_accepted(envelope);
-    (cell, origin)
+    cell
 }
 
 /// What a submission waits for, as far as a handler that makes it is concerned.
@@ -72,17 +68,13 @@ pub(crate) enum WaitsFor {
     Outcome,
 }
 
-/// An accepted command's cell, or why it was not accepted.
-pub(crate) type Entered<T> = Result<Arc<Cell<T>>, SubmitError<<T as Types>::Command>>;
-
 /// The state of a submission.
 pub(crate) struct Entering<'p, T: Types> {
     pool: &'p Inner<T>,
     wanted: Option<usize>,
     deadline: Option<Instant>,
     step: Step<T>,
-    origin: Option<Origin>,
-    guard: Option<Guard>,
+    watch: Watch,
 }
 
 enum Step<T: Types> {
@@ -90,53 +82,98 @@ enum Step<T: Types> {
     New(T::Command),
     /// In the lobby.
     Waiting { cell: Arc<Cell<T>>, shard: usize },
-    /// Accepted or refused.
+    /// Accepted.
+    Accepted(Arc<Cell<T>>),
+    /// Refused, or what was accepted was taken.
     Over,
 }
 
 impl<'p, T: Types + 'static> Entering<'p, T> {
+    #[inline]
     pub(crate) fn new(
         pool: &'p Inner<T>,
         wanted: Option<usize>,
         time: Option<Duration>,
         command: T::Command,
     ) -> Self {
-        Self {
-            pool,
-            wanted,
-            deadline: pool.deadline(time),
-            step: Step::New(command),
-            origin: None,
-            guard: None,
+        let deadline = pool.deadline(time);
+        Self { pool, wanted, deadline, step: Step::New(command), watch: Watch::default() }
+    }
+
+    /// Polls until the command is accepted, and gives the claim to its outcome.
+    pub(crate) fn poll_ticket(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Waiter<T>, SubmitError<T::Command>>> {
+        ready!(self.poll_accepted(cx, WaitsFor::Room))?;
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Accepted(cell) => {
+                self.watch.take_off();
+                Poll::Ready(Ok(Waiter::new(cell, std::mem::take(&mut self.watch))))
+            }
+            _ => unreachable!("a submission that was accepted has its cell"),
         }
     }
 
-    /// What a wait for the accepted command goes on with.
-    pub(crate) fn take_origin(&mut self) -> (Option<Origin>, Option<Guard>) {
-        (self.origin.take(), self.guard.take())
+    /// Polls until the command has ended.
+    #[inline]
+    pub(crate) fn poll_outcome(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Receipt<T::Output>, SendError<T::Command, T::Error>>> {
+        ready!(self.poll_accepted(cx, WaitsFor::Outcome)).map_err(SendError::NotAccepted)?;
+        let Step::Accepted(cell) = &self.step else {
+            unreachable!("a submission that was accepted has its cell")
+        };
+        let outcome = ready!(poll_outcome(cell, &mut self.watch, cx));
+        if let Step::Accepted(cell) = std::mem::replace(&mut self.step, Step::Over) {
+            release(cell);
+        }
+        Poll::Ready(outcome.map_err(SendError::Command))
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, waits_for: WaitsFor) -> Poll<Entered<T>> {
-        match std::mem::replace(&mut self.step, Step::Over) {
-            Step::New(command) => match self.enter(command, waits_for) {
-                Ok(Some(cell)) => return Poll::Ready(Ok(cell)),
-                Ok(None) => {}
+    #[inline]
+    fn poll_accepted(
+        &mut self,
+        cx: &mut Context<'_>,
+        waits_for: WaitsFor,
+    ) -> Poll<Result<(), SubmitError<T::Command>>> {
+        if let Step::New(_) = self.step {
+            let Step::New(command) = std::mem::replace(&mut self.step, Step::Over) else {
+                unreachable!("it was new a moment ago")
+            };
+            match self.enter(command, waits_for) {
+                Ok(step) => self.step = step,
                 Err(error) => {
-                    self.guard = None;
+                    self.watch.take_off();
                     return Poll::Ready(Err(error));
                 }
-            },
-            waiting @ Step::Waiting { .. } => self.step = waiting,
-            Step::Over => panic!("submission polled after it was ready"),
+            }
         }
-        let Step::Waiting { cell, shard } = &self.step else { unreachable!("entered or waiting") };
+        match &self.step {
+            Step::Accepted(_) => Poll::Ready(Ok(())),
+            Step::Waiting { .. } => self.poll_waiting(cx, waits_for),
+            _ => panic!("submission polled after it was ready"),
+        }
+    }
+
+    #[cold]
+    fn poll_waiting(
+        &mut self,
+        cx: &mut Context<'_>,
+        waits_for: WaitsFor,
+    ) -> Poll<Result<(), SubmitError<T::Command>>> {
+        let Step::Waiting { cell, shard } = &self.step else {
+            unreachable!("only called for a submission that waits")
+        };
         let granted = match cell.poll_granted(cx) {
             Poll::Ready(granted) => granted,
             Poll::Pending => {
                 let front = &self.pool.shard(*shard).front;
-                let origin = &self.origin;
-                let target = || Some(target(front, origin, waits_for, Some(cell.clone())));
-                if reentry::watch(&mut self.guard, target) == Verdict::Stuck {
+                let target = |origin: Option<&Origin>| {
+                    Some(target(front, origin, waits_for, Some(cell.clone())))
+                };
+                if self.watch.judge(target) == Verdict::Stuck {
                     // Judged by the handler that polls it now. The command is the queue side's:
                     // the dispatcher must give it back.
                     cell.deny();
@@ -149,9 +186,12 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             unreachable!("it was waiting a moment ago")
         };
         Poll::Ready(match granted {
-            Ok(()) => Ok(cell),
+            Ok(()) => {
+                self.step = Step::Accepted(cell);
+                Ok(())
+            }
             Err(refused) => {
-                self.guard = None;
+                self.watch.take_off();
                 release(cell);
                 Err(match refused {
                     Refused::Closed(command) => SubmitError::Closed(command),
@@ -162,28 +202,53 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         })
     }
 
-    /// The first poll: accepted with a cell, or in the lobby.
+    /// The first poll: accepted, or in the lobby.
+    #[inline]
     fn enter(
         &mut self,
         command: T::Command,
         waits_for: WaitsFor,
-    ) -> Result<Option<Arc<Cell<T>>>, SubmitError<T::Command>> {
-        let mut route = self.pool.route(self.wanted, command)?;
+    ) -> Result<Step<T>, SubmitError<T::Command>> {
+        let route = self.pool.route(self.wanted, command)?;
         if self.pool.clock.has_passed(self.deadline) {
             return Err(SubmitError::Expired(route.command));
         }
         let shard = self.pool.shard(route.shard);
+        if reentry::in_handler() {
+            return self.enter_inside(shard, route, waits_for);
+        }
+        match shard.front.enter_or_wait() {
+            Entry::Closed => Err(SubmitError::Closed(route.command)),
+            Entry::Accepted => Ok(Step::Accepted(accept(shard, route, self.deadline))),
+            Entry::Full => Ok(self.wait(shard, route, waits_for)),
+        }
+    }
+
+    /// As `enter`, inside a handler: a wait that could never end is refused.
+    #[cold]
+    fn enter_inside(
+        &mut self,
+        shard: &Shard<T>,
+        route: Route<T::Command>,
+        waits_for: WaitsFor,
+    ) -> Result<Step<T>, SubmitError<T::Command>> {
         let front = &shard.front;
         if front.is_closed() {
             return Err(SubmitError::Closed(route.command));
         }
-        self.origin = route.id.take().map(|id| Origin::new(front, id));
-        if waits_for == WaitsFor::Outcome && self.is_stuck(front, waits_for) {
+        self.watch = match Watch::of(front, &route.command) {
+            Ok(watch) => watch,
+            Err(Panic(message)) => {
+                return Err(SubmitError::Panicked { command: route.command, message });
+            }
+        };
+        let target = |origin: Option<&Origin>| Some(target(front, origin, waits_for, None));
+        if waits_for == WaitsFor::Outcome && self.watch.judge(target) == Verdict::Stuck {
             return Err(SubmitError::Deadlock(route.command));
         }
         let mut entry = front.try_enter();
         if entry == Entry::Full {
-            if waits_for == WaitsFor::Room && self.is_stuck(front, waits_for) {
+            if waits_for == WaitsFor::Room && self.watch.judge(target) == Verdict::Stuck {
                 return Err(SubmitError::Deadlock(route.command));
             }
             entry = front.enter_or_wait();
@@ -191,34 +256,28 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         match entry {
             Entry::Closed => Err(SubmitError::Closed(route.command)),
             Entry::Accepted => {
-                let (cell, _) = accept(shard, route, self.deadline);
+                let cell = accept(shard, route, self.deadline);
                 self.refine(front, waits_for, &cell);
-                Ok(Some(cell))
+                Ok(Step::Accepted(cell))
             }
-            Entry::Full => {
-                let (cell, envelope) =
-                    Cell::waiting(route.command, route.hash, self.deadline, front);
-                // Before the push: a dispatcher that finds no room will ever come looks for it.
-                self.refine(front, waits_for, &cell);
-                shard.push_waiting(envelope);
-                self.step = Step::Waiting { cell, shard: route.shard };
-                Ok(None)
-            }
+            Entry::Full => Ok(self.wait(shard, route, waits_for)),
         }
     }
 
-    /// Whether this is inside a handler that would wait for ever.
-    fn is_stuck(&mut self, front: &Arc<Front>, waits_for: WaitsFor) -> bool {
-        let origin = &self.origin;
-        let target = || Some(target(front, origin, waits_for, None));
-        origin.is_some() && reentry::watch(&mut self.guard, target) == Verdict::Stuck
+    /// Goes to the lobby, with a place among those who wait.
+    #[cold]
+    fn wait(&self, shard: &Shard<T>, route: Route<T::Command>, waits_for: WaitsFor) -> Step<T> {
+        let front = &shard.front;
+        let (cell, envelope) = Cell::waiting(route.command, route.hash, self.deadline, front);
+        // Before the push: a dispatcher that finds no room will ever come looks for it.
+        self.refine(front, waits_for, &cell);
+        shard.push_waiting(envelope);
+        Step::Waiting { cell, shard: route.shard }
     }
 
     /// Tells the published wait which cell to look at.
     fn refine(&self, front: &Arc<Front>, waits_for: WaitsFor, cell: &Arc<Cell<T>>) {
-        if let Some(guard) = &self.guard {
-            guard.refine(&target(front, &self.origin, waits_for, Some(cell.clone())));
-        }
+        self.watch.refine(|origin| target(front, origin, waits_for, Some(cell.clone())));
     }
 }
 
@@ -226,7 +285,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
 /// know its aggregate; until it is accepted it waits for room at least.
 fn target(
     front: &Arc<Front>,
-    origin: &Option<Origin>,
+    origin: Option<&Origin>,
     waits_for: WaitsFor,
     cell: Option<Arc<dyn Probe>>,
 ) -> Target {
@@ -237,12 +296,28 @@ fn target(
 }
 
 impl<T: Types> Drop for Entering<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        if let Step::Waiting { cell, shard } = std::mem::replace(&mut self.step, Step::Over) {
-            if cell.abandon() {
-                self.pool.shard(shard).front.stop_waiting();
+        if let Step::Waiting { .. } | Step::Accepted(_) = self.step {
+            self.give_up();
+        }
+    }
+}
+
+impl<T: Types> Entering<'_, T> {
+    #[cold]
+    fn give_up(&mut self) {
+        // The published wait first: it holds the cell as well, which is to be recycled.
+        self.watch.take_off();
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Waiting { cell, shard } => {
+                if cell.abandon() {
+                    self.pool.shard(shard).front.stop_waiting();
+                }
+                release(cell);
             }
-            release(cell);
+            Step::Accepted(cell) => release(cell),
+            Step::New(_) | Step::Over => {}
         }
     }
 }

@@ -22,7 +22,8 @@
 //! thread-local. The boards are read without blocking through `arc_swap`.
 
 use crate::cell::{Probe, Stage};
-use crate::contain::contain;
+use crate::command::Command;
+use crate::contain::{Panic, contain};
 use crate::shard::front::Front;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering, fence};
 use arc_swap::ArcSwapOption;
@@ -156,10 +157,6 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) fn new(front: &Arc<Front>, id: Arc<dyn Key>) -> Self {
-        Self { front: Arc::clone(front), id }
-    }
-
     /// What a wait for the outcome waits for.
     pub(crate) fn target(&self, cell: Option<Arc<dyn Probe>>) -> Target {
         let (front, id) = (Arc::clone(&self.front), Some(Arc::clone(&self.id)));
@@ -238,7 +235,7 @@ impl Drop for Guard {
 
 impl Guard {
     /// Says more exactly what is waited for.
-    pub(crate) fn refine(&self, target: &Target) {
+    fn refine(&self, target: &Target) {
         self.front.board.edit(self.worker, |waits| {
             for wait in waits.iter_mut().filter(|w| w.token == self.token) {
                 *wait = Arc::new(Wait {
@@ -263,12 +260,60 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-/// Called at each poll of a wait: inside a handler it publishes the wait, once, and tells whether
-/// it can end. `target` may answer that there is nothing to publish.
-pub(crate) fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> Verdict {
-    if guard.is_none() && !in_handler() {
-        return Verdict::Fine;
+/// What a future of the pool's keeps for a wait: nothing, outside of handlers.
+#[derive(Default)]
+pub(crate) struct Watch(Option<Box<Watched>>);
+
+#[derive(Default)]
+struct Watched {
+    /// Of a submission that was made inside a handler.
+    origin: Option<Origin>,
+    /// Of a wait that a handler has polled.
+    guard: Option<Guard>,
+}
+
+impl Watch {
+    /// For a command that is submitted inside a handler. Calls the id's `Clone`, which may panic.
+    pub(crate) fn of<C: Command>(front: &Arc<Front>, command: &C) -> Result<Self, Panic> {
+        let id = contain(|| Key::to_shared(command.aggregate_id()))?;
+        let origin = Some(Origin { front: Arc::clone(front), id });
+        Ok(Self(Some(Box::new(Watched { origin, guard: None }))))
     }
+
+    /// Called at each poll of a wait: inside a handler it publishes the wait, once, and tells whether
+    /// it can end. `target` may answer that there is nothing to publish.
+    #[inline]
+    pub(crate) fn judge(
+        &mut self,
+        target: impl FnOnce(Option<&Origin>) -> Option<Target>,
+    ) -> Verdict {
+        if self.0.is_none() && !in_handler() {
+            return Verdict::Fine;
+        }
+        let Watched { origin, guard } = &mut **self.0.get_or_insert_default();
+        watch(guard, || target(origin.as_ref()))
+    }
+
+    /// Says more exactly what is waited for, if the wait is published.
+    pub(crate) fn refine(&self, target: impl FnOnce(Option<&Origin>) -> Target) {
+        if let Some(watched) = &self.0
+            && let Some(guard) = &watched.guard
+        {
+            guard.refine(&target(watched.origin.as_ref()));
+        }
+    }
+
+    /// Takes the wait off the board.
+    #[inline]
+    pub(crate) fn take_off(&mut self) {
+        if let Some(watched) = &mut self.0 {
+            watched.guard = None;
+        }
+    }
+}
+
+#[cold]
+fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> Verdict {
     let verdict = with_current(|frame| {
         if let Some(published) = guard.as_ref()
             && frame.is_that_of(published)

@@ -1,11 +1,12 @@
 //! How a command gets into a shard: at once, after a wait for room, or not at all.
 
 use crate::command::{Command, Receipt};
-use crate::entering::{Entering, WaitsFor, accept};
+use crate::contain::Panic;
+use crate::entering::{Entering, accept};
 use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::park::block_on;
 use crate::pool::Inner;
-use crate::reentry;
+use crate::reentry::{self, Watch};
 use crate::shard::front::Entry;
 use crate::ticket::{Ticket, Waiter};
 use crate::types::TypesOf;
@@ -132,7 +133,7 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     /// # });
     /// ```
     pub fn send(self, command: C) -> Sending<'p, C, O, E> {
-        Sending { entering: Entering::new(self.pool, self.shard, self.time, command), waiter: None }
+        Sending { entering: Entering::new(self.pool, self.shard, self.time, command) }
     }
 
     /// As [`ShardPool::submit`](crate::ShardPool::submit): errors and cancel safety are the same,
@@ -188,10 +189,19 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
             return Err(TrySubmitError::Expired(route.command));
         }
         let shard = self.pool.shard(route.shard);
+        let watch = if reentry::in_handler() {
+            match Watch::of(&shard.front, &route.command) {
+                Ok(watch) => watch,
+                Err(Panic(message)) => {
+                    return Err(TrySubmitError::Panicked { command: route.command, message });
+                }
+            }
+        } else {
+            Watch::default()
+        };
         match shard.front.try_enter() {
             Entry::Accepted => {
-                let (cell, origin) = accept(shard, route, deadline);
-                Ok(Ticket { inner: Waiter::new(cell, origin, None) })
+                Ok(Ticket { inner: Waiter::new(accept(shard, route, deadline), watch) })
             }
             Entry::Full => Err(TrySubmitError::Full(route.command)),
             Entry::Closed => Err(TrySubmitError::Closed(route.command)),
@@ -311,11 +321,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
     type Output = Result<Ticket<C, O, E>, SubmitError<C>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let entering = &mut self.entering;
-        entering.poll(cx, WaitsFor::Room).map_ok(|cell| {
-            let (origin, _) = entering.take_origin();
-            Ticket { inner: Waiter::new(cell, origin, None) }
-        })
+        self.entering.poll_ticket(cx).map_ok(|inner| Ticket { inner })
     }
 }
 
@@ -356,26 +362,13 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Sending<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,
-    waiter: Option<Waiter<TypesOf<C, O, E>>>,
 }
 
 impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Sending<'_, C, O, E> {
     type Output = Result<Receipt<O>, SendError<C, E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let waiter = match &mut this.waiter {
-            Some(waiter) => waiter,
-            None => match this.entering.poll(cx, WaitsFor::Outcome) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::NotAccepted(error))),
-                Poll::Ready(Ok(cell)) => {
-                    let (origin, guard) = this.entering.take_origin();
-                    this.waiter.insert(Waiter::new(cell, origin, guard))
-                }
-            },
-        };
-        waiter.poll(cx).map_err(SendError::Command)
+        self.entering.poll_outcome(cx)
     }
 }
 

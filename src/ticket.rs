@@ -4,7 +4,7 @@ use crate::cell::{Cell, Outcome, release};
 use crate::command::Command;
 use crate::error::CommandError;
 use crate::park::block_on;
-use crate::reentry::{self, Guard, Origin, Target, Verdict};
+use crate::reentry::{self, Target, Verdict, Watch};
 use crate::sync::Arc;
 use crate::types::{Types, TypesOf};
 use std::fmt;
@@ -53,40 +53,47 @@ pub struct Ticket<C: Command, O: Send, E: Send> {
 /// The caller side of an accepted command.
 pub(crate) struct Waiter<T: Types> {
     cell: Option<Arc<Cell<T>>>,
-    /// Of a ticket that was made inside a handler: what a wait for it waits for.
-    origin: Option<Box<Origin>>,
-    guard: Option<Guard>,
+    watch: Watch,
 }
 
 impl<T: Types + 'static> Waiter<T> {
-    pub(crate) fn new(cell: Arc<Cell<T>>, origin: Option<Origin>, guard: Option<Guard>) -> Self {
-        Self { cell: Some(cell), origin: origin.map(Box::new), guard }
+    pub(crate) fn new(cell: Arc<Cell<T>>, watch: Watch) -> Self {
+        Self { cell: Some(cell), watch }
     }
 
     fn cell(&self) -> &Arc<Cell<T>> {
         self.cell.as_ref().expect("a waiter holds its cell until it is dropped")
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
-        if let Poll::Ready(outcome) = self.cell().poll_outcome(cx) {
-            self.guard = None;
-            return Poll::Ready(outcome);
-        }
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
         let cell = self.cell.as_ref().expect("a waiter holds its cell until it is dropped");
-        let origin = &self.origin;
-        let verdict = reentry::watch(&mut self.guard, || match origin {
-            Some(origin) => Some(origin.target(Some(cell.clone()))),
-            None => Target::of_ticket(cell.front_ptr(), cell.clone()),
-        });
-        match verdict {
-            Verdict::Fine => Poll::Pending,
-            Verdict::Stuck => Poll::Ready(Err(CommandError::Deadlock)),
-            Verdict::Unknown => {
-                // The dispatcher is awake, as the command is still in its channel; it needs one
-                // poll to tell the lane.
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
+        poll_outcome(cell, &mut self.watch, cx)
+    }
+}
+
+/// Polls for the outcome of an accepted command; inside a handler, also for whether it can come.
+#[inline]
+pub(crate) fn poll_outcome<T: Types + 'static>(
+    cell: &Arc<Cell<T>>,
+    watch: &mut Watch,
+    cx: &mut Context<'_>,
+) -> Poll<Outcome<T::Output, T::Error>> {
+    if let Poll::Ready(outcome) = cell.poll_outcome(cx) {
+        watch.take_off();
+        return Poll::Ready(outcome);
+    }
+    let verdict = watch.judge(|origin| match origin {
+        Some(origin) => Some(origin.target(Some(cell.clone()))),
+        None => Target::of_ticket(cell.front_ptr(), cell.clone()),
+    });
+    match verdict {
+        Verdict::Fine => Poll::Pending,
+        Verdict::Stuck => Poll::Ready(Err(CommandError::Deadlock)),
+        Verdict::Unknown => {
+            // The dispatcher is awake, as the command is still in its channel; it needs one
+            // poll to tell the lane.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         }
     }
 }
@@ -94,7 +101,7 @@ impl<T: Types + 'static> Waiter<T> {
 impl<T: Types> Drop for Waiter<T> {
     fn drop(&mut self) {
         // The wait first: it holds the cell as well, which is to be recycled.
-        self.guard = None;
+        self.watch.take_off();
         if let Some(cell) = self.cell.take() {
             release(cell);
         }

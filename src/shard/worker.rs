@@ -16,6 +16,7 @@ use crate::sync::Arc;
 use crate::types::{HandlerTypes, IdOf, Types};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
@@ -43,13 +44,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// Lets others have the thread now and then.
-    async fn spend(&mut self) {
+    /// Counts a command. True if others should have the thread now.
+    fn spend(&mut self) -> bool {
         self.budget -= 1;
         if self.budget == 0 {
             self.budget = BUDGET;
-            yield_now().await;
+            return true;
         }
+        false
     }
 }
 
@@ -101,6 +103,9 @@ impl<H: CommandHandler, L> Drop for Post<H, L> {
 }
 
 /// The worker's future.
+///
+/// All that a command passes through on its way is in this one function: a second layer of async
+/// code costs as much as carrying out a command.
 pub(crate) async fn work<H, L>(mut post: Post<H, L>)
 where
     H: CommandHandler,
@@ -110,8 +115,36 @@ where
     let mut listed = false;
     while let Some(hold) = poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut listed, cx)).await
     {
-        let mut job = Job { hold: Some(hold), floor: &tools.floor };
-        tools.take_turn(pace, job.hold()).await;
+        let mut job = Job::new(hold, &tools.floor);
+        let (at, body) = job.parts();
+        loop {
+            match tools.next(pace, body) {
+                Next::Over => break,
+                Next::Ended => {}
+                // Loaded or not, look at the turn again: it may have changed meanwhile, and a load
+                // that failed has ended the command that it was for.
+                Next::Load => tools.load(pace, at, body).await,
+                Next::Command(claimed, version) => {
+                    let mut running = Running::start(claimed, tools.tally());
+                    let command = running.claimed.start();
+                    let cx = running.claimed.context(&tools.floor.front, version, tools.shard);
+                    let driven = {
+                        let state = body.state.as_mut().expect("a command starts with its state");
+                        // The call is user code too: an async block makes it at the first poll.
+                        let call = async { tools.handler.0.handle(state, command, &cx).await };
+                        let call = pin!(Some(call));
+                        let mut call = Driving::new(call);
+                        pace.run += 1;
+                        let turn = &mut body.turn;
+                        poll_fn(|cx| tools.drive(pace, at, turn, false, &mut call, cx)).await
+                    };
+                    body.settle(running, driven, version);
+                }
+            }
+            if pace.spend() {
+                yield_now().await;
+            }
+        }
         job.finish();
     }
     post.ended = true;
@@ -120,28 +153,34 @@ where
 /// A lane in a worker's hands. Dropped in the middle of a turn, it aborts the rest, forgets the
 /// state, which a handler may have left half done, and lets the lane go.
 struct Job<'a, T: Types, S> {
-    hold: Option<Hold<T, S>>,
+    /// Moved out by `finish`, or by the drop.
+    hold: ManuallyDrop<Hold<T, S>>,
     floor: &'a Floor<T, S>,
 }
 
-impl<T: Types, S> Job<'_, T, S> {
-    fn hold(&mut self) -> &mut Hold<T, S> {
-        self.hold.as_mut().expect("a job holds its lane until it is finished")
+impl<'a, T: Types, S> Job<'a, T, S> {
+    fn new(hold: Hold<T, S>, floor: &'a Floor<T, S>) -> Self {
+        Self { hold: ManuallyDrop::new(hold), floor }
     }
 
-    fn finish(mut self) {
-        if let Some(hold) = self.hold.take() {
-            self.floor.release(hold);
-        }
+    fn parts(&mut self) -> (At<'_, T>, &mut Body<T, S>) {
+        let lane = self.hold.number();
+        let (id, body) = self.hold.parts();
+        (At { id, lane }, body)
+    }
+
+    fn finish(self) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: the job is not dropped any more, so nobody takes its lane a second time.
+        this.floor.release(unsafe { ManuallyDrop::take(&mut this.hold) });
     }
 }
 
 impl<T: Types, S> Drop for Job<'_, T, S> {
     fn drop(&mut self) {
-        if let Some(mut hold) = self.hold.take() {
-            hold.spoil();
-            self.floor.release(hold);
-        }
+        self.hold.spoil();
+        // SAFETY: this is the end of the job, so nobody takes its lane a second time.
+        self.floor.release(unsafe { ManuallyDrop::take(&mut self.hold) });
     }
 }
 
@@ -158,53 +197,75 @@ where
     H: CommandHandler,
     L: Source<IdOf<HandlerTypes<H>>, H::State, H::Error>,
 {
-    async fn take_turn(&self, pace: &mut Pace, hold: &mut Hold<HandlerTypes<H>, H::State>) {
-        let lane = hold.number();
-        let (id, body) = hold.parts();
-        loop {
-            self.obey(pace, &mut body.turn);
-            if body.state.is_none() {
-                self.discard_ended(&mut body.turn);
-                if body.turn.is_empty() {
-                    return;
-                }
-                // Loaded or not, look at the turn again: it may have changed meanwhile, and a
-                // load that failed has ended the command that it was for.
-                self.load(pace, id, lane, body).await;
-                pace.spend().await;
-                continue;
+    fn tally(&self) -> &Tally {
+        self.floor.front.worker_tally(self.worker)
+    }
+
+    /// Takes the next command of a turn.
+    fn next(
+        &self,
+        pace: &mut Pace,
+        body: &mut Body<HandlerTypes<H>, H::State>,
+    ) -> Next<HandlerTypes<H>> {
+        if body.turn.is_empty() {
+            return Next::Over;
+        }
+        self.obey(pace, &mut body.turn);
+        if body.state.is_none() {
+            self.discard_ended(&mut body.turn);
+            return if body.turn.is_empty() { Next::Over } else { Next::Load };
+        }
+        let Some(envelope) = body.turn.pop_front() else { return Next::Over };
+        if self.clock.has_passed(envelope.deadline()) {
+            envelope.end_unstarted(CommandError::Expired, Kind::Expired);
+            return Next::Ended;
+        }
+        let Some(claimed) = envelope.claim() else { return Next::Ended };
+        match body.version.checked_add(1) {
+            Some(version) => Next::Command(claimed, version),
+            None => {
+                end_at_last(claimed, body.version);
+                Next::Ended
             }
-            let Some(envelope) = body.turn.pop_front() else { return };
-            if self.clock.has_passed(envelope.deadline()) {
-                envelope.end_unstarted(CommandError::Expired, Kind::Expired);
-            } else if let Some(claimed) = envelope.claim() {
-                self.carry_out(pace, id, lane, body, claimed).await;
-            }
-            pace.spend().await;
         }
     }
 
     /// Looks at the dispatcher's orders: to abort what has not started, or to sweep. True if the
     /// pool aborts.
+    #[inline]
     fn obey(&self, pace: &mut Pace, turn: &mut Chain<HandlerTypes<H>>) -> bool {
         let orders = self.floor.orders();
         // The pool's own word counts before the dispatcher has passed it on.
-        let abort =
-            Floor::<HandlerTypes<H>, H::State>::is_abort(orders) || self.floor.front.is_aborting();
+        if orders == pace.seen && !self.floor.front.is_aborting() {
+            return false;
+        }
+        self.carry_out(orders, pace, turn)
+    }
+
+    #[cold]
+    fn carry_out(
+        &self,
+        orders: u64,
+        pace: &mut Pace,
+        turn: &mut Chain<HandlerTypes<H>>,
+    ) -> bool {
+        let front = &self.floor.front;
+        let abort = Floor::<HandlerTypes<H>, H::State>::is_abort(orders) || front.is_aborting();
         if abort {
+            // Not noted as seen: an abort is for ever.
             drop(std::mem::take(turn));
-        } else if orders != pace.seen {
-            let (front, before) = (&self.floor.front, turn.len());
-            // A handler that waits has less behind it than it said; until that is known, nothing.
-            front.board.set_behind(self.worker, 0);
-            turn.sweep();
-            front.board.set_behind(self.worker, turn.len());
-            if turn.len() < before {
-                front.ask_for_review_if_waiting();
-            }
+            return true;
         }
         pace.seen = orders;
-        abort
+        let before = turn.len();
+        // A handler that waits has less behind it than it said; until that is known, nothing.
+        front.board.set_behind(self.worker, 0);
+        turn.sweep();
+        front.board.set_behind(self.worker, turn.len());
+        if turn.len() < before {
+            front.ask_for_review_if_waiting();
+        }
+        false
     }
 
     /// Ends what is at the front of a turn and must not start, so that no load is made for it.
@@ -223,12 +284,16 @@ where
     async fn load(
         &self,
         pace: &mut Pace,
-        id: &IdOf<HandlerTypes<H>>,
-        lane: u64,
+        at: At<'_, HandlerTypes<H>>,
         body: &mut Body<HandlerTypes<H>, H::State>,
     ) {
-        let restore = pin!(Some(async { self.handler.1.restore(id).await }));
-        let (error, kind) = match self.drive(pace, id, lane, &mut body.turn, true, restore).await {
+        let driven = {
+            let restore = pin!(Some(async { self.handler.1.restore(at.id).await }));
+            let mut restore = Driving::new(restore);
+            pace.run += 1;
+            poll_fn(|cx| self.drive(pace, at, &mut body.turn, true, &mut restore, cx)).await
+        };
+        let (error, kind) = match driven {
             Driven::Done(Ok((state, version))) => {
                 body.state = Some(state);
                 if let Some(version) = version {
@@ -254,167 +319,196 @@ where
         drop_contained(error);
     }
 
-    async fn carry_out(
+    /// Polls a future of the user's: inside a frame, with panics contained, and, while it is
+    /// pending, with an eye on the dispatcher's orders. On an abort a load is given up; a handler
+    /// goes on, and finds its context cancelled.
+    #[inline]
+    fn drive<F: Future>(
         &self,
         pace: &mut Pace,
-        id: &IdOf<HandlerTypes<H>>,
-        lane: u64,
-        body: &mut Body<HandlerTypes<H>, H::State>,
-        claimed: Claimed<HandlerTypes<H>>,
+        at: At<'_, HandlerTypes<H>>,
+        turn: &mut Chain<HandlerTypes<H>>,
+        is_load: bool,
+        driving: &mut Driving<'_, F>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Driven<F::Output>> {
+        let frame = Frame {
+            peers: &self.peers,
+            shard: self.shard,
+            worker: self.worker,
+            id: at.id as &dyn Key,
+            lane: at.lane,
+            run: pace.run,
+            behind: turn.len(),
+            published: Cell::from_mut(&mut driving.published),
+        };
+        let polled = frame.scope(|| driving.future.poll(cx));
+        if polled.is_ready() {
+            if driving.published {
+                self.floor.front.board.clear(self.worker);
+            }
+            return polled;
+        }
+        // Register, then look: an order that comes after this look wakes the worker.
+        self.floor.register(self.worker, cx.waker());
+        if self.obey(pace, turn) && is_load {
+            return Poll::Ready(Driven::Stopped);
+        }
+        Poll::Pending
+    }
+}
+
+/// What is next in a turn.
+enum Next<T: Types> {
+    /// Nothing.
+    Over,
+    /// Nothing yet: the state must be loaded first.
+    Load,
+    /// A command that ended without a start.
+    Ended,
+    /// A command, and the version that it makes when it commits.
+    Command(Claimed<T>, u64),
+}
+
+impl<T: Types, S> Body<T, S> {
+    /// What a handler has left: the version moves with a commit, and a state that a handler may have
+    /// left half done is forgotten.
+    #[inline]
+    fn settle(
+        &mut self,
+        running: Running<'_, T>,
+        driven: Driven<Result<T::Output, Failure<T::Error>>>,
+        version: u64,
     ) {
-        let Body { turn, version, state } = body;
-        let Some(next) = version.checked_add(1) else {
-            let message =
-                format!("version {version} is the last: the aggregate can't commit again");
-            let error = CommandError::Panicked { message, started: false };
-            return claimed.end_unstarted(error, Kind::Panicked);
-        };
-        let mut running = Running::start(claimed, self.floor.front.worker_tally(self.worker));
-        let command = running.claimed().start();
-        let cx = running.claimed().context(&self.floor.front, next, self.shard);
-        let driven = {
-            let resident = state.as_mut().expect("a command starts with its state loaded");
-            // The call itself is user code too: an async block makes it at the first poll.
-            let handle = pin!(Some(async { self.handler.0.handle(resident, command, &cx).await }));
-            self.drive(pace, id, lane, turn, false, handle).await
-        };
         match driven {
             Driven::Done(Ok(output)) => {
-                *version = next;
-                running.end(Ok(Receipt { version: next, output }), Kind::Committed);
+                self.version = version;
+                running.end(Ok(Receipt { version, output }), Kind::Committed);
             }
             Driven::Done(Err(Failure::Rejected(error))) => {
                 running.end(Err(CommandError::Rejected(error)), Kind::Rejected);
             }
             Driven::Done(Err(Failure::Failed(error))) => {
-                drop_contained(state.take());
+                drop_contained(self.state.take());
                 running.end(Err(CommandError::Failed { error, started: true }), Kind::Failed);
             }
             Driven::Panicked(Panic(message)) => {
-                drop_contained(state.take());
+                drop_contained(self.state.take());
                 running.end(Err(CommandError::Panicked { message, started: true }), Kind::Panicked);
             }
             Driven::Stopped => unreachable!("a started command is never stopped"),
         }
     }
+}
 
-    /// Polls a future of the user's to its end: inside a frame, with panics contained, and with an
-    /// eye on the dispatcher's orders while it is pending. On an abort a load is given up; a handler
-    /// goes on, and finds its context cancelled.
-    async fn drive<F: Future>(
-        &self,
-        pace: &mut Pace,
-        id: &IdOf<HandlerTypes<H>>,
-        lane: u64,
-        turn: &mut Chain<HandlerTypes<H>>,
-        is_load: bool,
-        future: Pin<&mut Option<F>>,
-    ) -> Driven<F::Output> {
-        pace.run += 1;
-        let mut published = false;
-        let mut future = DropContained(future);
-        poll_fn(|cx| {
-            let frame = Frame {
-                peers: &self.peers,
-                shard: self.shard,
-                worker: self.worker,
-                id: id as &dyn Key,
-                lane,
-                run: pace.run,
-                behind: turn.len(),
-                published: Cell::from_mut(&mut published),
-            };
-            // Polled, and dropped as soon as it is ready, inside the frame: both are the user's.
-            let polled = frame.scope(|| {
-                let polled = contain(|| future.poll(cx));
-                match polled {
-                    Ok(Poll::Pending) => Poll::Pending,
-                    Ok(Poll::Ready(result)) => Poll::Ready(match future.end() {
-                        Ok(()) => Driven::Done(result),
-                        Err(panic) => {
-                            drop_contained(result);
-                            Driven::Panicked(panic)
-                        }
-                    }),
-                    Err(panic) => {
-                        // What the destructor has to say comes second to why it runs.
-                        let _ = future.end();
-                        Poll::Ready(Driven::Panicked(panic))
-                    }
-                }
-            });
-            if polled.is_ready() {
-                if published {
-                    self.floor.front.board.clear(self.worker);
-                }
-                return polled;
-            }
-            // Register, then look: an order that comes after this look wakes the worker.
-            self.floor.register(self.worker, cx.waker());
-            if self.obey(pace, turn) && is_load {
-                return Poll::Ready(Driven::Stopped);
-            }
-            Poll::Pending
-        })
-        .await
+/// The aggregate that a worker works for.
+struct At<'a, T: Types> {
+    id: &'a IdOf<T>,
+    lane: u64,
+}
+
+impl<T: Types> Clone for At<'_, T> {
+    fn clone(&self) -> Self {
+        *self
     }
+}
+
+impl<T: Types> Copy for At<'_, T> {}
+
+/// A commit would need a version that there is none for.
+#[cold]
+fn end_at_last<T: Types>(claimed: Claimed<T>, version: u64) {
+    let message = format!("version {version} is the last: the aggregate can't commit again");
+    let error = CommandError::Panicked { message, started: false };
+    claimed.end_unstarted(error, Kind::Panicked);
 }
 
 /// A command whose handler runs. Dropped, it counts and gives `Aborted`.
 struct Running<'a, T: Types> {
-    claimed: Option<Claimed<T>>,
+    claimed: Claimed<T>,
     tally: &'a Tally,
 }
 
 impl<'a, T: Types> Running<'a, T> {
     fn start(claimed: Claimed<T>, tally: &'a Tally) -> Self {
         tally.start();
-        Self { claimed: Some(claimed), tally }
+        Self { claimed, tally }
     }
 
-    fn claimed(&mut self) -> &mut Claimed<T> {
-        self.claimed.as_mut().expect("a running command is claimed until it ends")
-    }
-
-    fn end(mut self, outcome: Outcome<T::Output, T::Error>, kind: Kind) {
+    #[inline]
+    fn end(self, outcome: Outcome<T::Output, T::Error>, kind: Kind) {
+        let this = ManuallyDrop::new(self);
         // The count first: who sees the outcome sees it counted.
-        self.tally.end(kind);
-        if let Some(claimed) = self.claimed.take() {
-            claimed.complete(outcome);
-        }
+        this.tally.end(kind);
+        // SAFETY: `this` is not used again, nor dropped.
+        unsafe { std::ptr::read(&this.claimed) }.complete(outcome);
     }
 }
 
 impl<T: Types> Drop for Running<'_, T> {
     fn drop(&mut self) {
-        if self.claimed.is_some() {
-            self.tally.end(Kind::Aborted);
-            // Dropping what is claimed and started publishes the abort.
-            self.claimed = None;
+        // Dropping what is claimed and started publishes the abort.
+        self.tally.end(Kind::Aborted);
+    }
+}
+
+/// A future of the user's, and whether it has published a wait.
+struct Driving<'a, F> {
+    future: Contained<'a, F>,
+    published: bool,
+}
+
+impl<'a, F> Driving<'a, F> {
+    fn new(future: Pin<&'a mut Option<F>>) -> Self {
+        Self { future: Contained(future), published: false }
+    }
+}
+
+/// A future of the user's that is dropped where it is pinned, as soon as it is ready. What it throws
+/// is caught, and what its destructor throws too, also when the worker is dropped in the middle of
+/// it.
+struct Contained<'a, F>(Pin<&'a mut Option<F>>);
+
+impl<F: Future> Contained<'_, F> {
+    #[inline]
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Driven<F::Output>> {
+        let mut result = None;
+        let polled = contain(|| {
+            let future = self.0.as_mut().as_pin_mut();
+            let future = future.expect("a future is polled until it is ready");
+            if let Poll::Ready(ready) = future.poll(cx) {
+                result = Some(ready);
+                self.0.set(None);
+            }
+        });
+        match (polled, result) {
+            (Ok(()), None) => Poll::Pending,
+            (Ok(()), Some(result)) => Poll::Ready(Driven::Done(result)),
+            (Err(panic), result) => Poll::Ready(self.panicked(panic, result)),
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self, panic: Panic, result: Option<F::Output>) -> Driven<F::Output> {
+        // What destructors have to say comes second to why they run.
+        drop_contained(result);
+        self.end();
+        Driven::Panicked(panic)
+    }
+}
+
+impl<F> Contained<'_, F> {
+    fn end(&mut self) {
+        if self.0.is_some() {
+            let _ = contain(|| self.0.set(None));
         }
     }
 }
 
-/// Drops a pinned future in place, and keeps to itself what its destructor throws: also when the
-/// worker is dropped in the middle of it.
-struct DropContained<'a, F>(Pin<&'a mut Option<F>>);
-
-impl<F: Future> DropContained<'_, F> {
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
-        self.0.as_mut().as_pin_mut().expect("a future is polled until it is ready").poll(cx)
-    }
-}
-
-impl<F> DropContained<'_, F> {
-    fn end(&mut self) -> Result<(), Panic> {
-        contain(|| self.0.set(None))
-    }
-}
-
-impl<F> Drop for DropContained<'_, F> {
+impl<F> Drop for Contained<'_, F> {
     fn drop(&mut self) {
         // The outcome is already decided, or the worker is going: nobody to tell.
-        let _ = self.end();
+        self.end();
     }
 }
 
