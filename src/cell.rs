@@ -45,16 +45,18 @@
 //! caller does not wait. That is one such operation for each side, where an `AtomicWaker` takes
 //! three and two, and the end of a command is known to be the waker's end as well.
 
+use crate::block;
 use crate::command::{Context as HandlerContext, Receipt};
 use crate::contain::{contain, drop_contained};
 use crate::error::CommandError;
+use crate::prefetch::prefetch;
 use crate::shard::front::Front;
 use crate::stats::Kind;
-use crate::sync::{Arc, AtomicU8, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence};
+use crate::sync::{Arc, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence};
 use crate::types::Types;
-use std::any::TypeId;
-use std::cell::RefCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -104,10 +106,17 @@ mod state {
 /// What a command's caller gets.
 pub(crate) type Outcome<O, E> = Result<Receipt<O>, CommandError<E>>;
 
+/// What is in a cell: a command, or its outcome. Flat, and small: for small commands the whole cell
+/// is then on one line of the cache, but for what is seldom looked at.
 enum Slot<T: Types> {
     Empty,
     Command(T::Command),
-    Outcome(Outcome<T::Output, T::Error>),
+    Committed(u64, T::Output),
+    Rejected(T::Error),
+    Failed(T::Error, bool),
+    Panicked(Box<String>, bool),
+    Expired,
+    Aborted(bool),
     /// Keeps the front of the shard alive for a caller that is giving room back to it.
     Front(#[expect(dead_code, reason = "held, not read")] Arc<Front>),
 }
@@ -119,23 +128,58 @@ impl<T: Types> Slot<T> {
             drop_contained(self);
         }
     }
+
+    fn of(outcome: Outcome<T::Output, T::Error>) -> Self {
+        match outcome {
+            Ok(Receipt { version, output }) => Slot::Committed(version, output),
+            Err(CommandError::Rejected(error)) => Slot::Rejected(error),
+            Err(CommandError::Failed { error, started }) => Slot::Failed(error, started),
+            Err(CommandError::Panicked { message, started }) => {
+                Slot::Panicked(Box::new(message), started)
+            }
+            Err(CommandError::Expired) => Slot::Expired,
+            Err(CommandError::Aborted { started }) => Slot::Aborted(started),
+            // A withdrawal is told by the state, and a deadlock is not an outcome.
+            Err(CommandError::Cancelled | CommandError::Deadlock) => {
+                unreachable!("such an outcome is not published")
+            }
+        }
+    }
+
+    fn outcome(self) -> Outcome<T::Output, T::Error> {
+        Err(match self {
+            Slot::Committed(version, output) => return Ok(Receipt { version, output }),
+            Slot::Rejected(error) => CommandError::Rejected(error),
+            Slot::Failed(error, started) => CommandError::Failed { error, started },
+            Slot::Panicked(message, started) => CommandError::Panicked { message: *message, started },
+            Slot::Expired => CommandError::Expired,
+            Slot::Aborted(started) => CommandError::Aborted { started },
+            Slot::Empty | Slot::Command(_) | Slot::Front(_) => {
+                unreachable!("a done cell holds an outcome")
+            }
+        })
+    }
 }
 
+/// In this order: what both sides work on is in front, on the first line of the cache.
+#[repr(C, align(64))]
 pub(crate) struct Cell<T: Types> {
+    /// How many hold the cell: both sides, and clones of a handler's context.
+    holders: AtomicU32,
     state: AtomicU8,
-    waker: UnsafeCell<MaybeUninit<Waker>>,
-    slot: UnsafeCell<Slot<T>>,
-    next: UnsafeCell<Option<Envelope<T>>>,
-    hash: u64,
-    deadline: Option<Instant>,
+    /// There is a deadline: it is not on the first line.
+    is_timed: bool,
     /// The number of the aggregate's lane, once the dispatcher knows it; 0 before.
     lane: AtomicU64,
+    next: UnsafeCell<Option<Envelope<T>>>,
+    waker: UnsafeCell<MaybeUninit<Waker>>,
+    slot: UnsafeCell<Slot<T>>,
+    // The second line, if commands are small.
+    deadline: Option<Instant>,
     /// The shard's front, not counted: see `Cell::front`.
     front: *const Front,
-    /// Of a submission that waits, or has waited in this cell, for room.
+    /// Of a submission that waits, or has waited, for room.
     lobby: Option<Box<AtomicWaker>>,
-    /// Keeps the cell for another command, or frees it: see `cache`.
-    recycle: fn(Arc<Self>),
 }
 
 // SAFETY: the table above gives `slot`, `next` and `waker` one writer at a time, and the handovers
@@ -154,6 +198,132 @@ pub(crate) trait Probe: Send + Sync {
     fn stage(&self) -> Stage;
     /// The number of the lane that the command waits in or runs in, 0 if not known yet.
     fn lane(&self) -> u64;
+    /// How many hold the cell.
+    fn holders(&self) -> &AtomicU32;
+}
+
+/// A hold on a cell: an `Arc` but for three things. The count is on the line that both sides write
+/// anyway; the two holders of a new cell are counted at once; and the memory is kept for the next.
+pub(crate) struct Held<T: Types>(NonNull<Cell<T>>);
+
+/// A hold on a cell of any type.
+pub(crate) struct Probed {
+    cell: NonNull<dyn Probe>,
+    let_go: unsafe fn(NonNull<()>),
+}
+
+// SAFETY: as for an `Arc` of a cell, which is `Send` and `Sync`.
+unsafe impl<T: Types> Send for Held<T> {}
+// SAFETY: as above.
+unsafe impl<T: Types> Sync for Held<T> {}
+// SAFETY: as above; every `Probe` is both.
+unsafe impl Send for Probed {}
+// SAFETY: as above.
+unsafe impl Sync for Probed {}
+
+impl<T: Types> Held<T> {
+    /// A hold on the same cell that does not know its type.
+    pub(crate) fn probe(&self) -> Probed
+    where
+        T: 'static,
+    {
+        hold(&self.holders);
+        // SAFETY: counted just now.
+        unsafe { self.lend() }
+    }
+
+    /// As `probe`, not counted.
+    ///
+    /// # Safety
+    ///
+    /// What is returned is not dropped, and not used once `self` is gone.
+    unsafe fn lend(&self) -> Probed
+    where
+        T: 'static,
+    {
+        // SAFETY: only a dropped `Probed` calls this, with the pointer that is in it.
+        Probed { cell: self.0, let_go: |cell| unsafe { let_go::<T>(cell.cast()) } }
+    }
+
+    /// Tells one cell from another.
+    pub(crate) fn address(&self) -> *const () {
+        self.0.as_ptr().cast_const().cast()
+    }
+}
+
+impl Probed {
+    /// As [`Held::address`].
+    pub(crate) fn address(&self) -> *const () {
+        self.cell.as_ptr().cast_const().cast()
+    }
+}
+
+impl<T: Types> Deref for Held<T> {
+    type Target = Cell<T>;
+
+    fn deref(&self) -> &Cell<T> {
+        // SAFETY: the cell is there while it is held. No `&mut` to it is made before the last holder
+        // is gone.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Deref for Probed {
+    type Target = dyn Probe;
+
+    fn deref(&self) -> &(dyn Probe + 'static) {
+        // SAFETY: as for `Held`.
+        unsafe { self.cell.as_ref() }
+    }
+}
+
+impl Clone for Probed {
+    fn clone(&self) -> Self {
+        hold(self.holders());
+        Self { cell: self.cell, let_go: self.let_go }
+    }
+}
+
+impl<T: Types> Drop for Held<T> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: this holder was counted, and is gone with this.
+        unsafe { let_go(self.0) }
+    }
+}
+
+impl Drop for Probed {
+    fn drop(&mut self) {
+        // SAFETY: as for `Held`; the function is that of the cell's type.
+        unsafe { (self.let_go)(self.cell.cast()) }
+    }
+}
+
+fn hold(holders: &AtomicU32) {
+    // Relaxed: whoever gets the new hold gets it from one that exists.
+    if holders.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+        // Somebody forgets contexts in a loop. Going on would free a cell that is in use.
+        std::process::abort();
+    }
+}
+
+/// # Safety
+///
+/// The caller is a counted holder, and does not use the pointer any more.
+#[inline]
+unsafe fn let_go<T: Types>(cell: NonNull<Cell<T>>) {
+    // SAFETY: it is held until here.
+    let holders = unsafe { &(*cell.as_ptr()).holders };
+    // The load first: mostly the other side has gone before, and nobody but a holder adds one. Acquire,
+    // here or after the release of one's own: what the others did to the cell is over.
+    if holders.load(Ordering::Acquire) != 1 {
+        if holders.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+    }
+    // SAFETY: the last holder owns the cell, which came from `block::begin`.
+    unsafe { block::end(cell) };
 }
 
 /// How far a command has come, as far as a wait for it is concerned.
@@ -186,78 +356,53 @@ impl<T: Types> Probe for Cell<T> {
     fn lane(&self) -> u64 {
         self.lane.load(Ordering::Acquire)
     }
+
+    fn holders(&self) -> &AtomicU32 {
+        &self.holders
+    }
 }
 
 impl<T: Types> Cell<T> {
     /// A cell for a command that the shard has room for, and its envelope.
+    #[inline]
     pub(crate) fn accepted(
         command: T::Command,
-        hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>)
-    where
-        T: 'static,
-    {
-        Self::new(state::QUEUED, command, hash, deadline, front)
+    ) -> (Held<T>, Envelope<T>) {
+        Self::begin(state::QUEUED, command, deadline, front, None)
     }
 
     /// A cell for a command that waits for room, and its envelope.
     pub(crate) fn waiting(
         command: T::Command,
-        hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>)
-    where
-        T: 'static,
-    {
-        Self::new(state::WAITING, command, hash, deadline, front)
+    ) -> (Held<T>, Envelope<T>) {
+        Self::begin(state::WAITING, command, deadline, front, Some(Box::default()))
     }
 
     #[inline]
-    fn new(
+    fn begin(
         state: u8,
         command: T::Command,
-        hash: u64,
         deadline: Option<Instant>,
         front: &Arc<Front>,
-    ) -> (Arc<Self>, Envelope<T>)
-    where
-        T: 'static,
-    {
-        let front = Arc::as_ptr(front);
-        let slot = UnsafeCell::new(Slot::Command(command));
-        let mut cell = match cache::take::<T>() {
-            Some(mut cell) => {
-                let reused = unique(&mut cell).expect("a cached cell has one holder");
-                reused.state = AtomicU8::new(state);
-                reused.slot = slot;
-                reused.hash = hash;
-                reused.deadline = deadline;
-                reused.lane = AtomicU64::new(0);
-                reused.front = front;
-                cell
-            }
-            None => Arc::new(Self {
-                state: AtomicU8::new(state),
-                waker: UnsafeCell::new(MaybeUninit::uninit()),
-                slot,
-                next: UnsafeCell::new(None),
-                hash,
-                deadline,
-                lane: AtomicU64::new(0),
-                front,
-                lobby: None,
-                recycle: cache::put::<T>,
-            }),
-        };
-        if state == state::WAITING {
-            let waiting = unique(&mut cell).expect("a new cell has one holder");
-            waiting.lobby.get_or_insert_default();
-        }
-        let envelope = Envelope::new(Arc::clone(&cell));
-        (cell, envelope)
+        lobby: Option<Box<AtomicWaker>>,
+    ) -> (Held<T>, Envelope<T>) {
+        let cell = block::begin(Self {
+            holders: AtomicU32::new(2),
+            state: AtomicU8::new(state),
+            is_timed: deadline.is_some(),
+            lane: AtomicU64::new(0),
+            next: UnsafeCell::new(None),
+            waker: UnsafeCell::new(MaybeUninit::uninit()),
+            slot: UnsafeCell::new(Slot::Command(command)),
+            deadline,
+            front: Arc::as_ptr(front),
+            lobby,
+        });
+        (Held(cell), Envelope::new(Held(cell)))
     }
 
     /// The shard's front.
@@ -347,10 +492,7 @@ impl<T: Types> Cell<T> {
                     // the ticket, which polls through `&mut`.
                     unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
                 });
-                match slot {
-                    Slot::Outcome(outcome) => outcome,
-                    _ => unreachable!("a done cell holds an outcome"),
-                }
+                slot.outcome()
             }
             state::TAKEN => panic!("ticket polled after it had given its outcome"),
             _ => Err(CommandError::Cancelled),
@@ -502,15 +644,15 @@ pub(crate) enum Refusal {
 /// is gone.
 pub(crate) struct Envelope<T: Types>(
     /// Moved out by `into_cell`, or by the drop.
-    ManuallyDrop<Arc<Cell<T>>>,
+    ManuallyDrop<Held<T>>,
 );
 
 impl<T: Types> Envelope<T> {
-    fn new(cell: Arc<Cell<T>>) -> Self {
+    fn new(cell: Held<T>) -> Self {
         Self(ManuallyDrop::new(cell))
     }
 
-    fn cell(&self) -> &Arc<Cell<T>> {
+    fn cell(&self) -> &Held<T> {
         &self.0
     }
 
@@ -525,17 +667,20 @@ impl<T: Types> Envelope<T> {
         })
     }
 
+    /// Asks the processor for the cell.
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.cell().address());
+    }
+
     /// Tells one cell from another.
     pub(crate) fn address(&self) -> *const () {
-        Arc::as_ptr(self.cell()).cast()
+        self.cell().address()
     }
 
-    pub(crate) fn hash(&self) -> u64 {
-        self.cell().hash
-    }
-
+    #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.cell().deadline
+        let cell = self.cell();
+        if cell.is_timed { cell.deadline } else { None }
     }
 
     /// The dispatcher tells which lane the command is in.
@@ -589,45 +734,43 @@ impl<T: Types> Envelope<T> {
         // Release: hands the slot to the caller.
         cell.state.store(to, Ordering::Release);
         cell.wake_lobby();
-        release(cell);
     }
 
-    /// Takes an accepted command out of the queue: it gives its room back, and its outcome is
-    /// owed. `None` for a withdrawn one, whose tombstone is gone with this.
-    pub(crate) fn claim(self) -> Option<Claimed<T>> {
-        claim(self.into_cell())
+    /// Takes an accepted command out of the queue: it gives its room back to the shard's front, and
+    /// its outcome is owed. `None` for a withdrawn one, whose tombstone is gone with this.
+    #[inline]
+    pub(crate) fn claim(self, front: &Front) -> Option<Claimed<T>> {
+        let cell = self.into_cell();
+        debug_assert!(std::ptr::eq(cell.front, front), "an envelope in the hands of another shard");
+        match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
+            Ok(_) => {
+                front.give_room_back();
+                Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
+            }
+            Err(_) => {
+                bury(cell);
+                None
+            }
+        }
     }
 
     /// Ends a command that has not started.
     pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) {
-        if let Some(claimed) = self.claim() {
+        // SAFETY: this is the queue side, whose owner is on the stack below: it owns an `Arc<Front>`,
+        // which outlives the envelope.
+        let front = unsafe { &*self.cell().front };
+        if let Some(claimed) = self.claim(front) {
             claimed.end_unstarted(error, kind);
         }
     }
 }
 
-#[inline]
-fn claim<T: Types>(cell: Arc<Cell<T>>) -> Option<Claimed<T>> {
-    match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
-        Ok(_) => {
-            // SAFETY: this is the queue side; it had the envelope a moment ago and its owner is
-            // still on the stack below.
-            unsafe { cell.front() }.give_room_back();
-            Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
-        }
-        Err(_) => {
-            bury(cell);
-            None
-        }
-    }
-}
-
 /// Discards the envelope of a withdrawn or abandoned command.
-fn bury<T: Types>(cell: Arc<Cell<T>>) {
+#[cold]
+fn bury<T: Types>(cell: Held<T>) {
     let mut now = cell.state.load(Ordering::Acquire);
     if now == state::ABANDONED {
         // Never accepted: it has no room and no tombstone. The command goes with the cell.
-        release(cell);
         return;
     }
     // SAFETY: this is the queue side, whose owner holds an `Arc<Front>`, so the count is at
@@ -661,7 +804,6 @@ fn bury<T: Types>(cell: Arc<Cell<T>>) {
         state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }
-    release(cell);
 }
 
 impl<T: Types> Drop for Envelope<T> {
@@ -681,16 +823,16 @@ impl<T: Types> Drop for Envelope<T> {
                 }
             }
             _ => {
-                if let Some(claimed) = claim(cell) {
-                    claimed.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted);
-                }
+                let envelope = Envelope::new(cell);
+                envelope.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted);
             }
         }
     }
 }
 
 impl<T: Types> Envelope<T> {
-    fn into_cell(self) -> Arc<Cell<T>> {
+    #[inline]
+    fn into_cell(self) -> Held<T> {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: the envelope is not dropped any more, so nobody takes its cell a second time.
         unsafe { ManuallyDrop::take(&mut this.0) }
@@ -703,7 +845,7 @@ impl<T: Types> Envelope<T> {
 
     /// This envelope's cell, as a place to link to.
     pub(crate) fn as_link(&self) -> Link<T> {
-        Link(Arc::as_ptr(self.cell()))
+        Link(self.cell().0)
     }
 
     /// As `with_next`, for an envelope that was moved into a chain by whoever holds the link.
@@ -711,7 +853,7 @@ impl<T: Types> Envelope<T> {
         // SAFETY: a link is only followed by the owner of the chain that its envelope is in
         // (`chain.rs` drops the link when the envelope leaves): the cell is alive, and `next` is
         // the queue side's.
-        let cell = unsafe { &*link.0 };
+        let cell = unsafe { link.0.as_ref() };
         cell.next.with_mut(|next| {
             // SAFETY: as above; the closure gets the only reference.
             f(unsafe { &mut *next })
@@ -720,7 +862,7 @@ impl<T: Types> Envelope<T> {
 }
 
 /// The place of an envelope in a chain. Only `chain.rs` makes use of it.
-pub(crate) struct Link<T: Types>(*const Cell<T>);
+pub(crate) struct Link<T: Types>(NonNull<Cell<T>>);
 
 impl<T: Types> Clone for Link<T> {
     fn clone(&self) -> Self {
@@ -737,12 +879,12 @@ unsafe impl<T: Types> Send for Link<T> {}
 /// `Aborted`.
 pub(crate) struct Claimed<T: Types> {
     /// Moved out by `complete`, or by the drop.
-    cell: ManuallyDrop<Arc<Cell<T>>>,
+    cell: ManuallyDrop<Held<T>>,
     started: bool,
 }
 
 impl<T: Types> Claimed<T> {
-    fn cell(&self) -> &Arc<Cell<T>> {
+    fn cell(&self) -> &Held<T> {
         &self.cell
     }
 
@@ -770,11 +912,10 @@ impl<T: Types> Claimed<T> {
     where
         T: 'static,
     {
-        // SAFETY: the pointers are those of `Arc`s that `self` and the worker hold. The ones made
-        // of them here are never dropped, and the worker keeps both for as long as it lends the
-        // context out.
+        // SAFETY: the pointers are those of what `self` and the worker hold. The ones made of them
+        // here are never dropped, and the worker keeps both for as long as it lends the context out.
         let (command, front) =
-            unsafe { (Arc::from_raw(Arc::as_ptr(self.cell())), Arc::from_raw(Arc::as_ptr(front))) };
+            unsafe { (self.cell().lend(), Arc::from_raw(Arc::as_ptr(front))) };
         ManuallyDrop::new(HandlerContext { command, front, version, shard })
     }
 
@@ -795,10 +936,10 @@ impl<T: Types> Claimed<T> {
 }
 
 #[inline]
-fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) {
+fn publish<T: Types>(cell: Held<T>, outcome: Outcome<T::Output, T::Error>) {
     let old = cell.slot.with_mut(|slot| {
         // SAFETY: the slot is the queue side's until `DONE`.
-        unsafe { std::mem::replace(&mut *slot, Slot::Outcome(outcome)) }
+        unsafe { std::mem::replace(&mut *slot, Slot::of(outcome)) }
     });
     // Release: hands the slot to the caller. Acquire: the waker was written before the flag.
     let before = cell.state.swap(state::DONE, Ordering::AcqRel);
@@ -809,7 +950,6 @@ fn publish<T: Types>(cell: Arc<Cell<T>>, outcome: Outcome<T::Output, T::Error>) 
         let _ = contain(|| waker.wake());
     }
     old.drop_contained();
-    release(cell);
 }
 
 impl<T: Types> Drop for Claimed<T> {
@@ -830,131 +970,17 @@ fn is_over(now: u8) -> bool {
     state::of(now) >= state::WITHDRAWING
 }
 
-/// The cell, if nobody else holds it.
-#[inline]
-fn unique<T: Types>(cell: &mut Arc<Cell<T>>) -> Option<&mut Cell<T>> {
-    // Nobody ever makes a weak pointer to a cell, and nobody but this holder could add a strong one,
-    // so a count of one stays one: `Arc::get_mut` would lock the weak count to be sure of that.
-    if Arc::strong_count(cell) != 1 {
-        return None;
-    }
-    // Pairs with the release of the holder that went last: what it did to the cell is over.
-    fence(Ordering::Acquire);
-    // SAFETY: there is one holder, and it is borrowed exclusively.
-    Some(unsafe { &mut *Arc::as_ptr(cell).cast_mut() })
-}
-
-/// Lets go of one side's hold on a cell; the last side recycles it.
-#[inline]
-pub(crate) fn release<T: Types>(mut cell: Arc<Cell<T>>) {
-    // With two holders letting go at the same time both may see the other, and the cell is
-    // freed by the second instead of recycled: correct, and rare.
-    if let Some(unique) = unique(&mut cell) {
-        unique.empty();
-        let recycle = unique.recycle;
-        recycle(cell);
-    }
-}
-
-impl<T: Types> Cell<T> {
-    /// Drops what users have left in the cell: a command or an outcome, and a waker.
+impl<T: Types> Drop for Cell<T> {
     #[inline]
-    fn empty(&mut self) {
-        if !matches!(self.slot.get_mut(), Slot::Empty) {
-            std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
-        }
+    fn drop(&mut self) {
         debug_assert!(
             self.state.load(Ordering::Relaxed) & state::WATCHED == 0,
             "a cell ended with a waker in it"
         );
-        if let Some(lobby) = &mut self.lobby {
-            // Not `take`: a waker that panicked while it was registered leaves it locked.
-            drop_contained(std::mem::take(&mut **lobby));
+        // What users have left in it: a command, an outcome, or the waker of a waiting submission.
+        std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
+        if let Some(lobby) = self.lobby.take() {
+            drop_contained(lobby);
         }
-    }
-}
-
-impl<T: Types> Drop for Cell<T> {
-    fn drop(&mut self) {
-        self.empty();
-    }
-}
-
-/// Cells that a thread keeps for its next commands, so that none is allocated once warm.
-mod cache {
-    use super::{Arc, Cell, RefCell, TypeId, Types};
-
-    /// How many cells of one type a thread keeps, and how many bytes of them.
-    const MAX_CELLS: usize = 1024;
-    const MAX_BYTES: usize = 256 * 1024;
-
-    /// Cells of one type, as raw `Arc`s.
-    struct List {
-        of: TypeId,
-        cells: Vec<*const ()>,
-        free: fn(*const ()),
-    }
-
-    impl Drop for List {
-        fn drop(&mut self) {
-            for cell in self.cells.drain(..) {
-                (self.free)(cell);
-            }
-        }
-    }
-
-    thread_local! {
-        /// One list per type of cell; a program has few.
-        static CACHE: RefCell<Vec<List>> = const { RefCell::new(Vec::new()) };
-    }
-
-    fn free<T: Types>(cell: *const ()) {
-        // SAFETY: only called with what `put` of the same type has left in a list.
-        drop(unsafe { Arc::from_raw(cell.cast::<Cell<T>>()) });
-    }
-
-    #[inline]
-    pub(super) fn take<T: Types + 'static>() -> Option<Arc<Cell<T>>> {
-        if cfg!(shardpool_loom) {
-            return None;
-        }
-        // A thread that ends has no cache any more. Nothing in here runs user code, so the borrow
-        // is never taken twice.
-        CACHE.try_with(|cache| {
-            let mut cache = cache.borrow_mut();
-            let list = cache.iter_mut().find(|list| list.of == TypeId::of::<Cell<T>>())?;
-            let cell = list.cells.pop()?;
-            // SAFETY: the list has cells of this type only, each by `Arc::into_raw`.
-            Some(unsafe { Arc::from_raw(cell.cast()) })
-        })
-        .ok()
-        .flatten()
-    }
-
-    /// The cell is empty and has one holder.
-    #[inline]
-    pub(super) fn put<T: Types + 'static>(cell: Arc<Cell<T>>) {
-        if cfg!(shardpool_loom) {
-            return;
-        }
-        let most = const {
-            let most = MAX_BYTES / size_of::<Cell<T>>();
-            if most > MAX_CELLS { MAX_CELLS } else if most == 0 { 1 } else { most }
-        };
-        // A cell that is not kept is freed after the borrow has ended.
-        let _rest = CACHE.try_with(|cache| {
-            let mut cache = cache.borrow_mut();
-            let of = TypeId::of::<Cell<T>>();
-            let at = cache.iter().position(|list| list.of == of).unwrap_or_else(|| {
-                cache.push(List { of, cells: Vec::new(), free: free::<T> });
-                cache.len() - 1
-            });
-            let list = &mut cache[at];
-            if list.cells.len() == most {
-                return Some(cell);
-            }
-            list.cells.push(Arc::into_raw(cell).cast());
-            None
-        });
     }
 }

@@ -1,6 +1,6 @@
 //! What a user writes: a command, the handler that carries it out, and where state comes from.
 
-use crate::cell::Probe;
+use crate::cell::Probed;
 use crate::shard::front::Front;
 use std::fmt;
 use std::future::{Future, ready};
@@ -454,7 +454,7 @@ pub struct Receipt<O> {
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    pub(crate) command: Arc<dyn Probe>,
+    pub(crate) command: Probed,
     pub(crate) front: Arc<Front>,
     pub(crate) version: u64,
     pub(crate) shard: usize,

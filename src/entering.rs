@@ -1,6 +1,6 @@
 //! A submission on its way into a shard: routed, then accepted, refused, or waiting for room.
 
-use crate::cell::{Cell, Probe, Refused, release};
+use crate::cell::{Cell, Held, Probed, Refused};
 use crate::command::{Command, Receipt};
 use crate::contain::{Panic, contain};
 use crate::error::{SendError, SubmitError};
@@ -55,9 +55,9 @@ pub(crate) fn accept<T: Types + 'static>(
     shard: &Shard<T>,
     route: Route<T::Command>,
     deadline: Option<Instant>,
-) -> Arc<Cell<T>> {
-    let (cell, envelope) = Cell::accepted(route.command, route.hash, deadline, &shard.front);
-    shard.push_accepted(envelope);
+) -> Held<T> {
+    let (cell, envelope) = Cell::accepted(route.command, deadline, &shard.front);
+    shard.push_accepted(route.hash, envelope);
     cell
 }
 
@@ -81,9 +81,9 @@ enum Step<T: Types> {
     /// Not polled yet: nothing has happened.
     New(T::Command),
     /// In the lobby.
-    Waiting { cell: Arc<Cell<T>>, shard: usize },
+    Waiting { cell: Held<T>, shard: usize },
     /// Accepted.
-    Accepted(Arc<Cell<T>>),
+    Accepted(Held<T>),
     /// Refused, or what was accepted was taken.
     Over,
 }
@@ -126,9 +126,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             unreachable!("a submission that was accepted has its cell")
         };
         let outcome = ready!(poll_outcome(cell, &mut self.watch, cx));
-        if let Step::Accepted(cell) = std::mem::replace(&mut self.step, Step::Over) {
-            release(cell);
-        }
+        self.step = Step::Over;
         Poll::Ready(outcome.map_err(SendError::Command))
     }
 
@@ -171,7 +169,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             Poll::Pending => {
                 let front = &self.pool.shard(*shard).front;
                 let target = |origin: Option<&Origin>| {
-                    Some(target(front, origin, waits_for, Some(cell.clone())))
+                    Some(target(front, origin, waits_for, Some(cell.probe())))
                 };
                 if self.watch.judge(target) == Verdict::Stuck {
                     // Judged by the handler that polls it now. The command is the queue side's:
@@ -192,8 +190,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             }
             Err(refused) => {
                 self.watch.take_off();
-                release(cell);
-                Err(match refused {
+                    Err(match refused {
                     Refused::Closed(command) => SubmitError::Closed(command),
                     Refused::Expired(command) => SubmitError::Expired(command),
                     Refused::Deadlock(command) => SubmitError::Deadlock(command),
@@ -268,16 +265,16 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
     #[cold]
     fn wait(&self, shard: &Shard<T>, route: Route<T::Command>, waits_for: WaitsFor) -> Step<T> {
         let front = &shard.front;
-        let (cell, envelope) = Cell::waiting(route.command, route.hash, self.deadline, front);
+        let (cell, envelope) = Cell::waiting(route.command, self.deadline, front);
         // Before the push: a dispatcher that finds no room will ever come looks for it.
         self.refine(front, waits_for, &cell);
-        shard.push_waiting(envelope);
+        shard.push_waiting(route.hash, envelope);
         Step::Waiting { cell, shard: route.shard }
     }
 
     /// Tells the published wait which cell to look at.
-    fn refine(&self, front: &Arc<Front>, waits_for: WaitsFor, cell: &Arc<Cell<T>>) {
-        self.watch.refine(|origin| target(front, origin, waits_for, Some(cell.clone())));
+    fn refine(&self, front: &Arc<Front>, waits_for: WaitsFor, cell: &Held<T>) {
+        self.watch.refine(|origin| target(front, origin, waits_for, Some(cell.probe())));
     }
 }
 
@@ -287,7 +284,7 @@ fn target(
     front: &Arc<Front>,
     origin: Option<&Origin>,
     waits_for: WaitsFor,
-    cell: Option<Arc<dyn Probe>>,
+    cell: Option<Probed>,
 ) -> Target {
     match (origin, waits_for) {
         (Some(origin), WaitsFor::Outcome) => origin.target(cell),
@@ -314,10 +311,8 @@ impl<T: Types> Entering<'_, T> {
                 if cell.abandon() {
                     self.pool.shard(shard).front.stop_waiting();
                 }
-                release(cell);
-            }
-            Step::Accepted(cell) => release(cell),
-            Step::New(_) | Step::Over => {}
+                }
+            Step::Accepted(_) | Step::New(_) | Step::Over => {}
         }
     }
 }

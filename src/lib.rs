@@ -103,6 +103,7 @@
 //! `AtomicWaker`. Commands travel through a flume channel, which has a short mutex inside; only its
 //! non-blocking calls are used. The [`executors::Threads`] adapter parks its own threads.
 
+mod block;
 mod builder;
 mod cell;
 mod chain;
@@ -117,6 +118,7 @@ mod handler_fn;
 mod lifecycle;
 mod park;
 mod pool;
+mod prefetch;
 mod reentry;
 mod router;
 mod shard;

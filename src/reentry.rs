@@ -21,7 +21,7 @@
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
 //! thread-local. The boards are read without blocking through `arc_swap`.
 
-use crate::cell::{Probe, Stage};
+use crate::cell::{Probed, Stage};
 use crate::command::Command;
 use crate::contain::{Panic, contain};
 use crate::shard::front::Front;
@@ -123,9 +123,9 @@ pub(crate) fn in_handler() -> bool {
 #[derive(Clone)]
 pub(crate) enum Target {
     /// The outcome of a command. `id` or, once it is dispatched, `cell` tells its aggregate.
-    Command { front: Arc<Front>, id: Option<Arc<dyn Key>>, cell: Option<Arc<dyn Probe>> },
+    Command { front: Arc<Front>, id: Option<Arc<dyn Key>>, cell: Option<Probed> },
     /// Room in a shard's queue.
-    Room { front: Arc<Front>, cell: Option<Arc<dyn Probe>> },
+    Room { front: Arc<Front>, cell: Option<Probed> },
     /// The end of a pool.
     Drain(Arc<Peers>),
 }
@@ -141,7 +141,7 @@ impl Target {
 
     /// The target for a ticket of the pool that the current handler belongs to, whose aggregate is
     /// not known. `None` for one of another pool.
-    pub(crate) fn of_ticket(front: *const Front, cell: Arc<dyn Probe>) -> Option<Self> {
+    pub(crate) fn of_ticket(front: *const Front, cell: Probed) -> Option<Self> {
         with_current(|frame| {
             let front = frame.peers.fronts.iter().find(|f| Arc::as_ptr(f) == front)?;
             Some(Target::Command { front: Arc::clone(front), id: None, cell: Some(cell) })
@@ -158,7 +158,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// What a wait for the outcome waits for.
-    pub(crate) fn target(&self, cell: Option<Arc<dyn Probe>>) -> Target {
+    pub(crate) fn target(&self, cell: Option<Probed>) -> Target {
         let (front, id) = (Arc::clone(&self.front), Some(Arc::clone(&self.id)));
         Target::Command { front, id, cell }
     }
@@ -414,7 +414,7 @@ pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<
             Target::Room { front: of, cell } | Target::Command { front: of, cell, .. } => {
                 let cell = cell.as_ref()?;
                 let waits = Arc::ptr_eq(of, front) && cell.stage() == Stage::Waiting;
-                waits.then(|| Arc::as_ptr(cell).cast())
+                waits.then(|| cell.address())
             }
             Target::Drain(_) => None,
         })

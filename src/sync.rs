@@ -7,7 +7,7 @@
 mod imp {
     pub(crate) use atomic_waker::AtomicWaker;
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, fence,
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
     };
 
     /// `std::cell::UnsafeCell` with loom's way of access, which costs nothing here.
@@ -39,7 +39,7 @@ mod imp {
 mod imp {
     pub(crate) use loom::future::AtomicWaker;
     pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, fence,
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
     };
 
     #[derive(Debug)]

@@ -1,11 +1,10 @@
 //! What a submitter holds for an accepted command.
 
-use crate::cell::{Cell, Outcome, release};
+use crate::cell::{Held, Outcome};
 use crate::command::Command;
 use crate::error::CommandError;
 use crate::park::block_on;
 use crate::reentry::{self, Target, Verdict, Watch};
-use crate::sync::Arc;
 use crate::types::{Types, TypesOf};
 use std::fmt;
 use std::future::Future;
@@ -52,16 +51,16 @@ pub struct Ticket<C: Command, O: Send, E: Send> {
 
 /// The caller side of an accepted command.
 pub(crate) struct Waiter<T: Types> {
-    cell: Option<Arc<Cell<T>>>,
+    cell: Option<Held<T>>,
     watch: Watch,
 }
 
 impl<T: Types + 'static> Waiter<T> {
-    pub(crate) fn new(cell: Arc<Cell<T>>, watch: Watch) -> Self {
+    pub(crate) fn new(cell: Held<T>, watch: Watch) -> Self {
         Self { cell: Some(cell), watch }
     }
 
-    fn cell(&self) -> &Arc<Cell<T>> {
+    fn cell(&self) -> &Held<T> {
         self.cell.as_ref().expect("a waiter holds its cell until it is dropped")
     }
 
@@ -74,7 +73,7 @@ impl<T: Types + 'static> Waiter<T> {
 /// Polls for the outcome of an accepted command; inside a handler, also for whether it can come.
 #[inline]
 pub(crate) fn poll_outcome<T: Types + 'static>(
-    cell: &Arc<Cell<T>>,
+    cell: &Held<T>,
     watch: &mut Watch,
     cx: &mut Context<'_>,
 ) -> Poll<Outcome<T::Output, T::Error>> {
@@ -83,8 +82,8 @@ pub(crate) fn poll_outcome<T: Types + 'static>(
         return Poll::Ready(outcome);
     }
     let verdict = watch.judge(|origin| match origin {
-        Some(origin) => Some(origin.target(Some(cell.clone()))),
-        None => Target::of_ticket(cell.front_ptr(), cell.clone()),
+        Some(origin) => Some(origin.target(Some(cell.probe()))),
+        None => Target::of_ticket(cell.front_ptr(), cell.probe()),
     });
     match verdict {
         Verdict::Fine => Poll::Pending,
@@ -102,9 +101,7 @@ impl<T: Types> Drop for Waiter<T> {
     fn drop(&mut self) {
         // The wait first: it holds the cell as well, which is to be recycled.
         self.watch.take_off();
-        if let Some(cell) = self.cell.take() {
-            release(cell);
-        }
+        self.cell = None;
     }
 }
 

@@ -32,7 +32,7 @@ use crate::shard::floor::Floor;
 use crate::shard::front::LOBBY_SLACK;
 use crate::shard::lane::Seat;
 use crate::shard::schedule::{Backlog, Place, Schedule};
-use crate::shard::{Plan, Shard};
+use crate::shard::{Plan, Sent, Shard};
 use crate::stats::Kind;
 use crate::sync::{Arc, Ordering, fence};
 use crate::types::{HandlerTypes, IdOf, Types};
@@ -44,7 +44,7 @@ use std::task::{Context, Poll};
 /// How many commands are taken in one poll before others have the thread.
 const BUDGET: usize = 256;
 
-/// How many commands are looked up together: see `Schedule::warm`.
+/// How many commands are looked up together: see `Schedule::guess`.
 const BATCH: usize = 32;
 
 /// Called with the shard's index for each command taken from its channel (G21).
@@ -69,8 +69,8 @@ impl<T: Types, S: Send> Place for Seat<T, S> {
         Seat::is_back(self);
     }
 
-    fn warm(&self) {
-        Seat::warm(self);
+    fn prefetch(&self) {
+        Seat::prefetch(self);
     }
 }
 
@@ -95,9 +95,9 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     floor: Arc<Floor<T, S>>,
     schedule: Schedule<Seat<T, S>, Chain<T>>,
     /// Commands on their way from the channel to their lanes; empty between polls.
-    batch: Vec<Envelope<T>>,
+    batch: Vec<(Sent<T>, Option<usize>)>,
     /// Submissions that wait for room, in the order in which they came.
-    lobby: VecDeque<Envelope<T>>,
+    lobby: VecDeque<Sent<T>>,
     /// Somebody in the lobby was denied.
     review: bool,
     /// How many lanes there have been.
@@ -147,8 +147,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         // The order first: whoever is denied is in the channel already, and is found below.
         self.review |= self.shard.front.take_review();
         if self.shard.front.has_lobby() {
-            while let Some(envelope) = self.shard.lobby.pop() {
-                self.lobby.push_back(envelope);
+            while let Some(sent) = self.shard.lobby.pop() {
+                self.lobby.push_back(sent);
             }
         }
     }
@@ -160,20 +160,22 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         for _ in 0..BUDGET / BATCH {
             while batch.len() < BATCH {
                 match self.shard.commands.pop() {
-                    Some(envelope) => batch.push(envelope),
+                    Some(sent) => {
+                        let guess = self.schedule.guess(sent.hash);
+                        batch.push((sent, guess));
+                    }
                     None => {
                         emptied = true;
                         break;
                     }
                 }
             }
-            if batch.len() > 1 {
-                for envelope in &batch {
-                    self.schedule.warm(envelope.hash());
-                }
+            for (sent, guess) in &batch {
+                self.schedule.prefetch(*guess);
+                sent.envelope.prefetch();
             }
-            for envelope in batch.drain(..) {
-                self.admit(envelope);
+            for (sent, guess) in batch.drain(..) {
+                self.admit(sent, guess);
             }
             if emptied {
                 break;
@@ -184,7 +186,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Puts an accepted command into the lane of its aggregate.
-    fn admit(&mut self, envelope: Envelope<T>) {
+    fn admit(&mut self, Sent { hash, envelope }: Sent<T>, guess: Option<usize>) {
         if self.aborted {
             // It came after the abort: it ends as aborted by being dropped.
             return drop(envelope);
@@ -198,7 +200,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             // Buries the tombstone; no lane is made for it.
             return drop(envelope);
         }
-        match self.lane_of(&envelope) {
+        match self.lane_of(hash, guess, &envelope) {
             Ok(desk) => {
                 envelope.set_lane(self.schedule.place(desk).number());
                 self.schedule.push(desk, envelope);
@@ -208,9 +210,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Finds the aggregate's lane, or makes one. The id's `Eq` and `Clone` may panic.
-    fn lane_of(&mut self, envelope: &Envelope<T>) -> Result<usize, Panic> {
-        let hash = envelope.hash();
-        let found = contain(|| self.schedule.find(hash, envelope.command().aggregate_id()))?;
+    fn lane_of(
+        &mut self,
+        hash: u64,
+        guess: Option<usize>,
+        envelope: &Envelope<T>,
+    ) -> Result<usize, Panic> {
+        let found =
+            contain(|| self.schedule.find_at(guess, hash, envelope.command().aggregate_id()))?;
         if let Some(desk) = found {
             return Ok(desk);
         }
@@ -231,10 +238,11 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         let front = Arc::clone(&self.shard.front);
         while let Some(first) = self.lobby.front() {
             let granted = front.has_room() || front.is_closed();
-            if !granted && !first.is_abandoned() {
+            if !granted && !first.envelope.is_abandoned() {
                 break;
             }
-            let Some(envelope) = self.lobby.pop_front() else { break };
+            let Some(sent) = self.lobby.pop_front() else { break };
+            let envelope = &sent.envelope;
             if !envelope.begin_grant() {
                 // Abandoned: nobody waits for it, and nothing counts it.
                 continue;
@@ -242,13 +250,13 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             let late = self.clock.has_passed(envelope.deadline());
             if late || front.is_closed() {
                 front.refuse_waiting();
-                envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });
+                sent.envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });
             } else if front.grant() {
                 envelope.grant();
-                self.admit(envelope);
+                self.admit(sent, None);
             } else {
                 // Closed in this very moment.
-                envelope.refuse(Refusal::Closed);
+                sent.envelope.refuse(Refusal::Closed);
             }
         }
         if !self.lobby.is_empty() && !self.schedule.has_ready() && self.floor.unclaimed() == 0 {
@@ -256,7 +264,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
         if front.abandoned() > LOBBY_SLACK.max(self.lobby.len() as u64 / 2) {
             front.reset_abandoned();
-            self.lobby.retain(|envelope| !envelope.is_abandoned());
+            self.lobby.retain(|sent| !sent.envelope.is_abandoned());
         }
     }
 
@@ -290,12 +298,12 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Refuses some of those who wait in the lobby: their wait could never end.
     fn refuse(&mut self, which: impl Fn(&Envelope<T>) -> bool) {
-        for envelope in std::mem::take(&mut self.lobby) {
-            if which(&envelope) && envelope.begin_grant() {
+        for sent in std::mem::take(&mut self.lobby) {
+            if which(&sent.envelope) && sent.envelope.begin_grant() {
                 self.shard.front.refuse_waiting();
-                envelope.refuse(Refusal::Deadlock);
+                sent.envelope.refuse(Refusal::Deadlock);
             } else {
-                self.lobby.push_back(envelope);
+                self.lobby.push_back(sent);
             }
         }
     }

@@ -38,6 +38,7 @@
 
 use crate::chain::Chain;
 use crate::contain::drop_contained;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicPtr, AtomicU8, Ordering, UnsafeCell};
 use crate::types::{IdOf, Types};
 use std::ptr::{NonNull, null_mut};
@@ -170,10 +171,9 @@ impl<T: Types, S> Seat<T, S> {
         !self.out
     }
 
-    /// Brings the lane's first line into the cache.
-    pub(crate) fn warm(&self) {
-        // Relaxed: nothing is done with it.
-        std::hint::black_box(self.lane().status.load(Ordering::Relaxed));
+    /// Asks the processor for the lane's first line.
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.lane.as_ptr());
     }
 
     /// Whether the lane will come back by the stack.

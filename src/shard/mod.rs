@@ -38,11 +38,18 @@ pub(crate) struct Shard<T: Types> {
     pub(crate) front: Arc<Front>,
 }
 
+/// What travels through a channel. The hash goes with the command, not in it: the dispatcher looks
+/// up many lanes together before it touches the first command.
+struct Sent<T: Types> {
+    hash: u64,
+    envelope: Envelope<T>,
+}
+
 /// A flume channel whose both ends live as long as the shard: it never disconnects, and whoever
 /// finds the dispatcher gone can empty it. Only non-blocking calls are made.
 struct Channel<T: Types> {
-    sender: flume::Sender<Envelope<T>>,
-    receiver: flume::Receiver<Envelope<T>>,
+    sender: flume::Sender<Sent<T>>,
+    receiver: flume::Receiver<Sent<T>>,
 }
 
 impl<T: Types> Channel<T> {
@@ -51,8 +58,9 @@ impl<T: Types> Channel<T> {
         Self { sender, receiver }
     }
 
-    fn push(&self, envelope: Envelope<T>) {
-        if let Err(error) = self.sender.try_send(envelope) {
+    #[inline]
+    fn push(&self, hash: u64, envelope: Envelope<T>) {
+        if let Err(error) = self.sender.try_send(Sent { hash, envelope }) {
             // An unbounded channel is never full, and this one holds its own receiver. Should it
             // be otherwise, the dropped envelope ends its command.
             debug_assert!(false, "flume refused an envelope");
@@ -60,7 +68,8 @@ impl<T: Types> Channel<T> {
         }
     }
 
-    fn pop(&self) -> Option<Envelope<T>> {
+    #[inline]
+    fn pop(&self) -> Option<Sent<T>> {
         self.receiver.try_recv().ok()
     }
 
@@ -75,16 +84,17 @@ impl<T: Types> Shard<T> {
     }
 
     /// Hands an accepted command to the dispatcher.
-    pub(crate) fn push_accepted(&self, envelope: Envelope<T>) {
-        self.commands.push(envelope);
+    #[inline]
+    pub(crate) fn push_accepted(&self, hash: u64, envelope: Envelope<T>) {
+        self.commands.push(hash, envelope);
         if !self.look_again() {
             self.front.dispatcher.wake_after_push();
         }
     }
 
     /// Puts a submission that waits for room in the lobby.
-    pub(crate) fn push_waiting(&self, envelope: Envelope<T>) {
-        self.lobby.push(envelope);
+    pub(crate) fn push_waiting(&self, hash: u64, envelope: Envelope<T>) {
+        self.lobby.push(hash, envelope);
         if !self.look_again() {
             // Not only by the channel does the dispatcher know of the lobby: it looks at the count
             // of waiting submissions first.
@@ -104,11 +114,11 @@ impl<T: Types> Shard<T> {
 
     /// Ends everything in the channels: accepted commands are aborted, waiting ones refused.
     fn clear(&self) {
-        while let Some(envelope) = self.commands.pop() {
-            drop(envelope);
+        while let Some(sent) = self.commands.pop() {
+            drop(sent);
         }
-        while let Some(envelope) = self.lobby.pop() {
-            drop(envelope);
+        while let Some(sent) = self.lobby.pop() {
+            drop(sent);
         }
     }
 }

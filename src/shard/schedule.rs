@@ -18,6 +18,7 @@
 //! turn has at most `max_turn` commands.
 
 use hashbrown::HashTable;
+use crate::prefetch::prefetch;
 use slab::Slab;
 use std::collections::VecDeque;
 
@@ -32,8 +33,8 @@ pub(crate) trait Place {
     fn is_asked(&self) -> bool;
     /// The lane came back.
     fn is_back(&mut self);
-    /// Brings the lane into the cache.
-    fn warm(&self);
+    /// Asks the processor for the lane.
+    fn prefetch(&self);
 }
 
 /// A queue of commands.
@@ -145,13 +146,34 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
             .map(|&(_, desk)| desk)
     }
 
-    /// Brings what a command of this hash will touch into the cache. Called for a whole batch before
-    /// the first command of it is looked up: the misses of many overlap, where those of one come one
-    /// after the other. Changes nothing.
-    pub(crate) fn warm(&self, hash: u64) {
-        if let Some(&(_, desk)) = self.table.find(hash, |&(h, _)| h == hash) {
-            self.desks[desk].place.warm();
+    /// Where the lane with this hash probably is. The first of three steps that are each taken for a
+    /// whole batch before the next: `guess`, [`prefetch`](Self::prefetch), `find_at`. The misses of
+    /// many commands overlap then, where those of one come one after the other.
+    pub(crate) fn guess(&self, hash: u64) -> Option<usize> {
+        let &(_, desk) = self.table.find(hash, |&(h, _)| h == hash)?;
+        if let Some(desk) = self.desks.get(desk) {
+            prefetch(desk);
         }
+        Some(desk)
+    }
+
+    /// Asks the processor for the lane of a guess.
+    pub(crate) fn prefetch(&self, guess: Option<usize>) {
+        if let Some(desk) = guess.and_then(|desk| self.desks.get(desk)) {
+            desk.place.prefetch();
+        }
+    }
+
+    /// As `find`, with a guess, which may have become wrong.
+    pub(crate) fn find_at(&self, guess: Option<usize>, hash: u64, id: &P::Id) -> Option<usize> {
+        if let Some(at) = guess
+            && let Some(desk) = self.desks.get(at)
+            && desk.hash == hash
+            && desk.place.id() == id
+        {
+            return guess;
+        }
+        self.find(hash, id)
     }
 
     /// The key that the next new lane will have.
@@ -429,7 +451,7 @@ mod tests {
             self.asked = false;
         }
 
-        fn warm(&self) {}
+        fn prefetch(&self) {}
     }
 
     impl Backlog for VecDeque<u64> {
