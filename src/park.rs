@@ -45,8 +45,11 @@ impl Sleeper {
 
     /// The sleeper goes on working: it needs no wake until it prepares again.
     pub(crate) fn awake(&self) {
-        // Relaxed: a waker that still reads `true` wakes once more than needed.
-        self.asleep.store(false, Ordering::Relaxed);
+        // Relaxed: a waker that still reads `true` wakes once more than needed. The load first: mostly
+        // a waker has cleared it, and the line stays shared with all who ask.
+        if self.asleep.load(Ordering::Relaxed) {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Wakes the sleeper if it sleeps, after any change that it looks at.

@@ -57,6 +57,10 @@ impl<T: Types, S: Send> Place for Seat<T, S> {
         Seat::id(self)
     }
 
+    fn is_home(&mut self) -> bool {
+        Seat::is_home(self)
+    }
+
     fn recall(&mut self) -> bool {
         Seat::recall(self)
     }
@@ -102,6 +106,13 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     review: bool,
     /// How many lanes there have been.
     lanes: u64,
+    /// How many commands have been taken, and how many accepted when that was last looked at.
+    taken: u64,
+    accepted: u64,
+    /// How many lanes there are, as far as anybody was told.
+    resident: usize,
+    /// How many more lanes the ring had room for at the start of this poll.
+    room: usize,
     /// What the ring had been offered when the last poll ended.
     offered: usize,
     /// The abort has been carried out; what comes later is aborted as it comes.
@@ -133,6 +144,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             lobby: VecDeque::new(),
             review: false,
             lanes: 0,
+            taken: 0,
+            accepted: 0,
+            resident: 0,
+            room: 0,
             offered: 0,
             aborted: false,
             index,
@@ -154,21 +169,25 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Takes commands from the channel; true if it was found empty.
+    ///
+    /// To find it empty is one more turn of its lock, so it is not asked while the count of accepted
+    /// commands tells the same. (What is on its way is found later: by `has_work`, which does ask.)
     fn take_commands(&mut self) -> bool {
         let mut batch = std::mem::take(&mut self.batch);
         let mut emptied = false;
         for _ in 0..BUDGET / BATCH {
             while batch.len() < BATCH {
-                match self.shard.commands.pop() {
-                    Some(sent) => {
-                        let guess = self.schedule.guess(sent.hash);
-                        batch.push((sent, guess));
-                    }
-                    None => {
-                        emptied = true;
-                        break;
-                    }
-                }
+                let more = self.taken != self.accepted || {
+                    self.accepted = self.shard.front.accepted();
+                    self.taken != self.accepted
+                };
+                let Some(sent) = more.then(|| self.shard.commands.pop()).flatten() else {
+                    emptied = true;
+                    break;
+                };
+                self.taken += 1;
+                let guess = self.schedule.guess(sent.hash);
+                batch.push((sent, guess));
             }
             for (sent, guess) in &batch {
                 self.schedule.prefetch(*guess);
@@ -203,7 +222,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         match self.lane_of(hash, guess, &envelope) {
             Ok(desk) => {
                 envelope.set_lane(self.schedule.place(desk).number());
-                self.schedule.push(desk, envelope);
+                if let Some(turn) = self.schedule.push(desk, envelope, self.room > 0) {
+                    self.room -= 1;
+                    self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+                }
             }
             Err(panic) => end_panicked(envelope, panic),
         }
@@ -224,7 +246,18 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         let id = contain(|| envelope.command().aggregate_id().clone())?;
         self.lanes += 1;
         let seat = Seat::new(id, self.lanes, self.schedule.next_desk());
-        Ok(self.schedule.insert(hash, seat))
+        let desk = self.schedule.insert(hash, seat);
+        // Before a worker can answer a command, its aggregate is counted.
+        self.count_residents();
+        Ok(desk)
+    }
+
+    fn count_residents(&mut self) {
+        // Not at every poll: the workers read what is on the same line.
+        if self.resident != self.schedule.resident() {
+            self.resident = self.schedule.resident();
+            self.shard.front.set_resident(self.resident);
+        }
     }
 
     /// Grants room to those who wait, first come, first served.
@@ -253,6 +286,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                 sent.envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });
             } else if front.grant() {
                 envelope.grant();
+                self.taken += 1;
                 self.admit(sent, None);
             } else {
                 // Closed in this very moment.
@@ -313,13 +347,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         let floor = &self.floor;
         // What was offered before this poll and is still there.
         let left = self.offered.wrapping_sub(floor.taken()) as isize > 0;
-        let mut new = false;
-        for _ in 0..floor.room() {
-            let Some(turn) = self.schedule.next_turn() else { break };
-            floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
-            new = true;
+        if self.schedule.has_ready() {
+            for _ in 0..floor.room() {
+                let Some(turn) = self.schedule.next_turn() else { break };
+                floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+            }
         }
         floor.say_more(self.schedule.has_ready());
+        let new = floor.offered() != self.offered;
         self.offered = floor.offered();
         if !new && !left {
             return false;
@@ -375,15 +410,25 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Whether there is something to do that a wake-up may have come too early for.
-    fn has_work(&mut self) -> bool {
-        let front = &self.shard.front;
+    fn has_work(&self) -> bool {
         !self.shard.commands.is_empty()
-            || (front.has_lobby() && !self.shard.lobby.is_empty())
             || self.floor.has_returned()
+            || (self.schedule.has_ready() && self.floor.is_half_empty())
+            || (!self.is_calm() && self.has_special_work())
+    }
+
+    /// Whether nothing is to be done but to hand out commands.
+    fn is_calm(&self) -> bool {
+        self.shard.front.is_calm() && self.lobby.is_empty()
+    }
+
+    #[cold]
+    fn has_special_work(&self) -> bool {
+        let front = &self.shard.front;
+        (front.has_lobby() && !self.shard.lobby.is_empty())
             || front.has_orders()
             || (self.must_abort() && !self.aborted)
             || (!self.lobby.is_empty() && (front.has_room() || front.is_closed()))
-            || (self.schedule.has_ready() && self.floor.is_half_empty())
             || (front.is_exhausted() && (!self.schedule.is_recalling() || self.schedule.is_quiet()))
     }
 
@@ -429,24 +474,28 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
             return Poll::Ready(());
         }
         this.shard.front.dispatcher.awake();
-        if this.must_abort() {
+        // Whatever else comes up during this poll is seen before the dispatcher sleeps.
+        let calm = this.is_calm();
+        if !calm && this.must_abort() {
             this.abort();
         }
         let (floor, schedule) = (&this.floor, &mut this.schedule);
+        this.room = floor.room();
         floor.take_returned(|desk| schedule.returned(desk));
-        this.take_lobby();
+        if !calm {
+            this.take_lobby();
+        }
         let emptied = this.take_commands();
-        if this.shard.front.take_sweep() {
+        if !calm && this.shard.front.take_sweep() {
             this.sweep();
         }
-        if emptied {
+        if !calm && emptied {
             this.grant();
         }
-        // Before a worker can answer a command, its aggregate is counted.
-        this.shard.front.set_resident(this.schedule.resident());
+        this.count_residents();
         let watch = this.hand_out();
         let front = &this.shard.front;
-        if front.is_exhausted() {
+        if !calm && front.is_exhausted() {
             this.schedule.recall_all();
             if this.schedule.is_quiet() {
                 this.end();

@@ -299,6 +299,21 @@ impl Front {
         self.orders.load(Ordering::Relaxed) & (order::SWEEP | order::REVIEW) != 0
     }
 
+    /// Whether nothing is out of the ordinary: intake is open, nobody waits for room, nobody has
+    /// ordered anything.
+    #[inline]
+    pub(crate) fn is_calm(&self) -> bool {
+        self.hot.word.load(Ordering::Relaxed) & !COUNT_MASK == 0
+            && self.orders.load(Ordering::Acquire) == 0
+            && self.abandoned() <= LOBBY_SLACK
+    }
+
+    /// How many commands were ever accepted. Who has seen something of a task's has also seen what the
+    /// task was granted before.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.hot.accepted.load(Ordering::Relaxed)
+    }
+
     /// Whether a submission waits for room.
     pub(crate) fn has_waiting(&self) -> bool {
         waiting(self.hot.word.load(Ordering::Relaxed)) != 0
@@ -413,7 +428,7 @@ impl Front {
     pub(crate) fn stats(&self) -> ShardStats {
         let word = self.hot.word.load(Ordering::Relaxed);
         ShardStats {
-            accepted: self.hot.accepted.load(Ordering::Relaxed),
+            accepted: self.accepted(),
             queued: queued(word),
             running: self.running(),
             waiting: waiting(word),

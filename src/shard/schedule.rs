@@ -26,6 +26,8 @@ use std::collections::VecDeque;
 pub(crate) trait Place {
     type Id: Eq;
     fn id(&self) -> &Self::Id;
+    /// Whether the lane is home; nothing is asked of it.
+    fn is_home(&mut self) -> bool;
     /// Whether the lane is home; if not, it is asked to come back, and will be reported by
     /// [`Schedule::returned`].
     fn recall(&mut self) -> bool;
@@ -203,19 +205,39 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         &mut self.desks[desk].place
     }
 
-    /// Adds a command to a lane's backlog.
-    pub(crate) fn push(&mut self, desk: usize, command: B::Item) {
-        let entry = &mut self.desks[desk];
-        let first = entry.backlog.is_empty();
-        entry.backlog.push_back(command);
-        if first {
-            self.settle(desk);
-        }
+    /// Adds a command to a lane. If nobody is before it, and `at_once` says that a turn can be given
+    /// out, its turn is the answer; if not, it is in the lane's backlog. Most lanes are idle when a
+    /// command comes for them, and need not pass through the ready queue.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        desk: usize,
+        command: B::Item,
+        at_once: bool,
+    ) -> Option<Turn<'_, P, B>> {
         if self.max_resident.is_some() {
             self.unlink(desk);
             self.link_newest(desk);
-            self.evict();
         }
+        // With too many lanes the backlog is what keeps this one from being evicted.
+        let at_once = at_once && self.ready.is_empty() && !self.is_over();
+        let entry = &mut self.desks[desk];
+        let first = entry.backlog.is_empty();
+        if !(at_once && first && entry.place.is_home()) {
+            entry.backlog.push_back(command);
+            if first {
+                self.settle(desk);
+            }
+            if self.max_resident.is_some() {
+                self.evict();
+            }
+            return None;
+        }
+        let wanted = self.recalling;
+        self.asked += usize::from(wanted);
+        let mut commands = B::default();
+        commands.push_back(command);
+        Some(Turn { place: &mut self.desks[desk].place, commands, wanted })
     }
 
     /// Puts a lane with a backlog where it belongs: in the ready queue, or among those that are
@@ -430,6 +452,13 @@ mod tests {
             &self.id
         }
 
+        fn is_home(&mut self) -> bool {
+            if self.out && !self.asked && self.at.get() == Where::Home {
+                self.out = false;
+            }
+            !self.out
+        }
+
         fn recall(&mut self) -> bool {
             match self.at.get() {
                 _ if !self.out || self.asked => {}
@@ -542,7 +571,7 @@ mod tests {
             assert_eq!(self.schedule.resident(), self.model.len());
         }
 
-        fn push(&mut self, id: u32) {
+        fn push(&mut self, id: u32, at_once: bool) {
             let now = self.tick();
             let command = self.next;
             self.next += 1;
@@ -577,35 +606,21 @@ mod tests {
             if !aggregate.out {
                 aggregate.ready_since.get_or_insert(now);
             }
-            self.schedule.push(desk, command);
+            let expected = first_ready(&self.model);
+            if let Some(turn) = self.schedule.push(desk, command, at_once) {
+                assert!(at_once, "a turn that was not asked for");
+                give(&mut self.model, self.max_turn, turn, expected);
+            }
             self.forget_evicted();
         }
 
         fn turn(&mut self) -> bool {
-            let expected = self
-                .model
-                .iter()
-                .filter_map(|(id, a)| a.ready_since.map(|since| (since, *id)))
-                .min()
-                .map(|(_, id)| id);
+            let expected = first_ready(&self.model);
             let Some(turn) = self.schedule.next_turn() else {
                 assert_eq!(expected, None, "a ready lane got no turn");
                 return false;
             };
-            let id = turn.place.id;
-            assert_eq!(Some(id), expected, "not the lane that was ready first");
-            let aggregate = self.model.get_mut(&id).unwrap();
-            assert!(!aggregate.out, "{id} is out twice");
-            assert!(turn.commands.len() <= self.max_turn, "the turn is too long");
-            for command in &turn.commands {
-                assert_eq!(Some(*command), aggregate.backlog.pop_front(), "out of order");
-            }
-            assert!(aggregate.backlog.is_empty() || turn.commands.len() == self.max_turn);
-            aggregate.ready_since = None;
-            aggregate.out = true;
-            aggregate.at.set(if turn.wanted { Where::Wanted } else { Where::Out });
-            turn.place.out = true;
-            turn.place.asked = turn.wanted;
+            give(&mut self.model, self.max_turn, turn, expected);
             true
         }
 
@@ -631,13 +646,42 @@ mod tests {
         }
     }
 
+    /// Whose turn it is.
+    fn first_ready(model: &BTreeMap<u32, Aggregate>) -> Option<u32> {
+        let ready = model.iter().filter_map(|(id, a)| a.ready_since.map(|since| (since, *id)));
+        ready.min().map(|(_, id)| id)
+    }
+
+    /// A worker gets a turn.
+    fn give(
+        model: &mut BTreeMap<u32, Aggregate>,
+        max_turn: usize,
+        turn: Turn<'_, Fake, VecDeque<u64>>,
+        expected: Option<u32>,
+    ) {
+        let id = turn.place.id;
+        assert_eq!(Some(id), expected, "not the lane that was ready first");
+        let aggregate = model.get_mut(&id).unwrap();
+        assert!(!aggregate.out, "{id} is out twice");
+        assert!(turn.commands.len() <= max_turn, "the turn is too long");
+        for command in &turn.commands {
+            assert_eq!(Some(*command), aggregate.backlog.pop_front(), "out of order");
+        }
+        assert!(aggregate.backlog.is_empty() || turn.commands.len() == max_turn);
+        aggregate.ready_since = None;
+        aggregate.out = true;
+        aggregate.at.set(if turn.wanted { Where::Wanted } else { Where::Out });
+        turn.place.out = true;
+        turn.place.asked = turn.wanted;
+    }
+
     fn history(seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut world = World::new(&mut rng);
         let ids = rng.u32(1..12);
         for _ in 0..rng.usize(1..120) {
             match rng.u8(..10) {
-                0..5 => world.push(rng.u32(..ids)),
+                0..5 => world.push(rng.u32(..ids), rng.bool()),
                 5..8 => drop(world.turn()),
                 _ => drop(world.finish(&mut rng)),
             }
