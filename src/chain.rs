@@ -1,8 +1,9 @@
-//! A queue of envelopes, linked through their cells: nothing is allocated, and it moves as four
-//! words from the dispatcher to a worker.
+//! Queues of envelopes, linked through their cells: nothing is allocated. A [`Chain`] is a lane's
+//! backlog; a [`Turn`] is what is cut off its front, and moves as one word from the dispatcher to a
+//! worker.
 //!
 //! Invariant: `tail` links to the last envelope, which is reached from `head` through the `next`
-//! of each; it is there exactly when `head` is. The chain owns all of them.
+//! of each; it is there exactly when `head` is. Chain and turn own all of theirs.
 
 use crate::cell::{Envelope, Link};
 use crate::types::Types;
@@ -28,10 +29,6 @@ impl<T: Types> Chain<T> {
         self.len
     }
 
-    pub(crate) fn front(&self) -> Option<&Envelope<T>> {
-        self.head.as_ref()
-    }
-
     pub(crate) fn push_back(&mut self, envelope: Envelope<T>) {
         let link = envelope.as_link();
         self.len += 1;
@@ -41,9 +38,8 @@ impl<T: Types> Chain<T> {
         }
     }
 
-    pub(crate) fn pop_front(&mut self) -> Option<Envelope<T>> {
-        let envelope = self.head.take()?;
-        self.head = envelope.with_next(Option::take);
+    fn pop_front(&mut self) -> Option<Envelope<T>> {
+        let envelope = pop(&mut self.head)?;
         if self.head.is_none() {
             self.tail = None;
         }
@@ -52,9 +48,9 @@ impl<T: Types> Chain<T> {
     }
 
     /// Splits off the first `most` envelopes.
-    pub(crate) fn take_front(&mut self, most: usize) -> Self {
+    pub(crate) fn take_front(&mut self, most: usize) -> Turn<T> {
         if self.len <= most {
-            return std::mem::take(self);
+            return std::mem::take(self).into_turn();
         }
         let mut taken = Self::default();
         for _ in 0..most {
@@ -63,21 +59,93 @@ impl<T: Types> Chain<T> {
                 None => break,
             }
         }
-        taken
+        taken.into_turn()
+    }
+
+    fn into_turn(mut self) -> Turn<T> {
+        Turn { head: self.head.take() }
     }
 
     /// Discards the envelopes of withdrawn commands.
     pub(crate) fn sweep(&mut self) {
-        let mut kept = Self::default();
-        while let Some(envelope) = self.pop_front() {
-            if envelope.is_withdrawn() {
-                // Nothing to claim: this buries the tombstone.
-                drop(envelope);
-            } else {
-                kept.push_back(envelope);
-            }
+        *self = swept(&mut self.head);
+    }
+}
+
+/// The commands of one turn.
+pub(crate) struct Turn<T: Types> {
+    head: Option<Envelope<T>>,
+}
+
+impl<T: Types> Default for Turn<T> {
+    fn default() -> Self {
+        Self { head: None }
+    }
+}
+
+impl<T: Types> Turn<T> {
+    /// A turn of one command.
+    pub(crate) fn alone(envelope: Envelope<T>) -> Self {
+        Self { head: Some(envelope) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// How many commands there are, counted one by one.
+    pub(crate) fn len(&self) -> usize {
+        let (mut len, mut at) = (0, self.head.as_ref().map(Envelope::as_link));
+        while let Some(link) = at {
+            len += 1;
+            at = Envelope::with_next_of(link, |next| next.as_ref().map(Envelope::as_link));
         }
-        *self = kept;
+        len
+    }
+
+    pub(crate) fn front(&self) -> Option<&Envelope<T>> {
+        self.head.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn pop_front(&mut self) -> Option<Envelope<T>> {
+        pop(&mut self.head)
+    }
+
+    /// Discards the envelopes of withdrawn commands.
+    pub(crate) fn sweep(&mut self) {
+        *self = swept(&mut self.head).into_turn();
+    }
+}
+
+#[inline]
+fn pop<T: Types>(head: &mut Option<Envelope<T>>) -> Option<Envelope<T>> {
+    let envelope = head.take()?;
+    *head = envelope.with_next(Option::take);
+    Some(envelope)
+}
+
+/// What is left when the envelopes of withdrawn commands are gone.
+fn swept<T: Types>(head: &mut Option<Envelope<T>>) -> Chain<T> {
+    let mut kept = Chain::default();
+    while let Some(envelope) = pop(head) {
+        if envelope.is_withdrawn() {
+            // Nothing to claim: this buries the tombstone.
+            drop(envelope);
+        } else {
+            kept.push_back(envelope);
+        }
+    }
+    kept
+}
+
+impl<T: Types> Drop for Turn<T> {
+    #[inline]
+    fn drop(&mut self) {
+        // As for the chain.
+        while let Some(envelope) = self.pop_front() {
+            drop(envelope);
+        }
     }
 }
 

@@ -21,7 +21,7 @@
 //! and a single command costs one wake.
 
 use crate::cell::{Envelope, Refusal};
-use crate::chain::Chain;
+use crate::chain::{Chain, Turn};
 use crate::command::{Command, CommandHandler};
 use crate::contain::{Panic, Quiet, contain};
 use crate::error::CommandError;
@@ -31,11 +31,11 @@ use crate::reentry;
 use crate::shard::floor::Floor;
 use crate::shard::front::LOBBY_SLACK;
 use crate::shard::lane::Seat;
-use crate::shard::schedule::{Backlog, Place, Schedule};
+use crate::shard::schedule::{Backlog, Schedule};
 use crate::shard::{Plan, Sent, Shard};
 use crate::stats::Kind;
 use crate::sync::{Arc, Ordering, fence};
-use crate::types::{HandlerTypes, IdOf, Types};
+use crate::types::{HandlerTypes, Types};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -44,48 +44,26 @@ use std::task::{Context, Poll};
 /// How many commands are taken in one poll before others have the thread.
 const BUDGET: usize = 256;
 
-/// How many commands are looked up together: see `Schedule::guess`.
+/// How many commands are looked up together: see `Schedule::prefetch`.
 const BATCH: usize = 32;
 
 /// Called with the shard's index for each command taken from its channel (G21).
 pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
-impl<T: Types, S: Send> Place for Seat<T, S> {
-    type Id = IdOf<T>;
-
-    fn id(&self) -> &IdOf<T> {
-        Seat::id(self)
-    }
-
-    fn is_home(&mut self) -> bool {
-        Seat::is_home(self)
-    }
-
-    fn recall(&mut self) -> bool {
-        Seat::recall(self)
-    }
-
-    fn is_asked(&self) -> bool {
-        Seat::is_asked(self)
-    }
-
-    fn is_back(&mut self) {
-        Seat::is_back(self);
-    }
-
-    fn prefetch(&self) {
-        Seat::prefetch(self);
-    }
-}
-
 impl<T: Types> Backlog for Chain<T> {
     type Item = Envelope<T>;
+    type Turn = Turn<T>;
+
+    #[inline]
+    fn alone(envelope: Envelope<T>) -> Turn<T> {
+        Turn::alone(envelope)
+    }
 
     fn push_back(&mut self, envelope: Envelope<T>) {
         Chain::push_back(self, envelope);
     }
 
-    fn take_front(&mut self, most: usize) -> Self {
+    fn take_front(&mut self, most: usize) -> Turn<T> {
         Chain::take_front(self, most)
     }
 
@@ -97,9 +75,9 @@ impl<T: Types> Backlog for Chain<T> {
 pub(crate) struct Dispatcher<T: Types, S: Send> {
     shard: Arc<Shard<T>>,
     floor: Arc<Floor<T, S>>,
-    schedule: Schedule<Seat<T, S>, Chain<T>>,
+    schedule: Schedule<Seat<T, S>>,
     /// Commands on their way from the channel to their lanes; empty between polls.
-    batch: Vec<(Sent<T>, Option<usize>)>,
+    batch: Vec<Sent<T>>,
     /// Submissions that wait for room, in the order in which they came.
     lobby: VecDeque<Sent<T>>,
     /// Somebody in the lobby was denied.
@@ -186,15 +164,16 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                     break;
                 };
                 self.taken += 1;
-                let guess = self.schedule.guess(sent.hash);
-                batch.push((sent, guess));
+                batch.push(sent);
             }
-            for (sent, guess) in &batch {
-                self.schedule.prefetch(*guess);
-                sent.envelope.prefetch();
+            if batch.len() > 1 {
+                for sent in &batch {
+                    sent.envelope.prefetch();
+                    self.schedule.prefetch(sent.hash);
+                }
             }
-            for (sent, guess) in batch.drain(..) {
-                self.admit(sent, guess);
+            for sent in batch.drain(..) {
+                self.admit(sent);
             }
             if emptied {
                 break;
@@ -205,7 +184,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Puts an accepted command into the lane of its aggregate.
-    fn admit(&mut self, Sent { hash, envelope }: Sent<T>, guess: Option<usize>) {
+    fn admit(&mut self, Sent { hash, envelope }: Sent<T>) {
         if self.aborted {
             // It came after the abort: it ends as aborted by being dropped.
             return drop(envelope);
@@ -219,10 +198,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             // Buries the tombstone; no lane is made for it.
             return drop(envelope);
         }
-        match self.lane_of(hash, guess, &envelope) {
-            Ok(desk) => {
-                envelope.set_lane(self.schedule.place(desk).number());
-                if let Some(turn) = self.schedule.push(desk, envelope, self.room > 0) {
+        match self.lane_of(hash, &envelope) {
+            Ok(lane) => {
+                envelope.set_lane(lane.number());
+                if let Some(turn) = self.schedule.push(lane, envelope, self.room > 0) {
                     self.room -= 1;
                     self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
                 }
@@ -232,24 +211,23 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Finds the aggregate's lane, or makes one. The id's `Eq` and `Clone` may panic.
-    fn lane_of(
-        &mut self,
-        hash: u64,
-        guess: Option<usize>,
-        envelope: &Envelope<T>,
-    ) -> Result<usize, Panic> {
-        let found =
-            contain(|| self.schedule.find_at(guess, hash, envelope.command().aggregate_id()))?;
-        if let Some(desk) = found {
-            return Ok(desk);
+    #[inline]
+    fn lane_of(&mut self, hash: u64, envelope: &Envelope<T>) -> Result<Seat<T, S>, Panic> {
+        match contain(|| self.schedule.find(hash, envelope.command().aggregate_id()))? {
+            Some(lane) => Ok(lane),
+            None => self.new_lane(hash, envelope),
         }
+    }
+
+    #[cold]
+    fn new_lane(&mut self, hash: u64, envelope: &Envelope<T>) -> Result<Seat<T, S>, Panic> {
         let id = contain(|| envelope.command().aggregate_id().clone())?;
         self.lanes += 1;
-        let seat = Seat::new(id, self.lanes, self.schedule.next_desk());
-        let desk = self.schedule.insert(hash, seat);
+        let lane = Seat::new(id, self.lanes, hash);
+        self.schedule.insert(lane);
         // Before a worker can answer a command, its aggregate is counted.
         self.count_residents();
-        Ok(desk)
+        Ok(lane)
     }
 
     fn count_residents(&mut self) {
@@ -287,7 +265,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             } else if front.grant() {
                 envelope.grant();
                 self.taken += 1;
-                self.admit(sent, None);
+                self.admit(sent);
             } else {
                 // Closed in this very moment.
                 sent.envelope.refuse(Refusal::Closed);
@@ -388,21 +366,21 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Discards the envelopes of withdrawn commands, wherever they are.
     fn sweep(&mut self) {
         self.schedule.for_each_backlog(Chain::sweep);
-        self.revise_ring(Chain::sweep);
+        self.revise_ring(Turn::sweep);
         self.floor.order_sweep();
     }
 
     /// Takes the lanes in the ring out, one by one, and puts back those that keep commands.
-    fn revise_ring(&mut self, mut revise: impl FnMut(&mut Chain<T>)) {
+    fn revise_ring(&mut self, mut revise: impl FnMut(&mut Turn<T>)) {
         for _ in 0..self.floor.unclaimed() {
             let Some(mut hold) = self.floor.take_back() else { return };
             let (_, body) = hold.parts();
             revise(&mut body.turn);
             if body.turn.is_empty() {
-                let desk = hold.desk();
+                let seat = hold.seat();
                 // The lane is home: its hold ends here, by the hand of the seat's own owner.
                 let _ = hold.into_raw();
-                self.schedule.returned(desk);
+                self.schedule.returned(seat);
             } else {
                 self.floor.offer(hold);
             }
@@ -481,7 +459,7 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         }
         let (floor, schedule) = (&this.floor, &mut this.schedule);
         this.room = floor.room();
-        floor.take_returned(|desk| schedule.returned(desk));
+        floor.take_returned(|seat| schedule.returned(seat));
         if !calm {
             this.take_lobby();
         }

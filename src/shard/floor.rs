@@ -39,7 +39,7 @@
 use crate::contain::contain;
 use crate::shard::front::Front;
 use crate::shard::idle::IdleSet;
-use crate::shard::lane::{Hold, Lane, Returned};
+use crate::shard::lane::{Hold, Lane, Returned, Seat};
 use crate::shard::ring::Ring;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence};
 use crate::types::Types;
@@ -217,7 +217,7 @@ impl<T: Types, S> Floor<T, S> {
     }
 
     /// Calls back with each lane that came back, oldest first.
-    pub(crate) fn take_returned(&self, each: impl FnMut(usize)) {
+    pub(crate) fn take_returned(&self, each: impl FnMut(Seat<T, S>)) {
         self.returned.take_all(each);
     }
 

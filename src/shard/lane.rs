@@ -7,7 +7,8 @@
 //!
 //! | field | who | when |
 //! | --- | --- | --- |
-//! | `id`, `number`, `desk` | everybody reads | never written while shared |
+//! | `id`, `number` | everybody reads | never written while shared |
+//! | `out`, `asked`, `desk` | the dispatcher | always |
 //! | `body` | the holder | while a `Hold` exists |
 //! | `body` | the dispatcher | while the lane is home |
 //! | `next` | the worker that pushes the lane on the stack of returned lanes, then the dispatcher | |
@@ -36,11 +37,13 @@
 //! the lane. If it is `HOME`, the worker's swap came first: the dispatcher frees the lane, unless
 //! it had asked for it; then the lane is on the stack or about to be, and goes with the stack.
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Turn};
 use crate::contain::drop_contained;
 use crate::prefetch::prefetch;
+use crate::shard::schedule::{Desk, Place};
 use crate::sync::{AtomicPtr, AtomicU8, Ordering, UnsafeCell};
 use crate::types::{IdOf, Types};
+use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
 
 mod status {
@@ -54,33 +57,36 @@ mod status {
     pub(super) const ORPHAN: u8 = 3;
 }
 
-/// In this order, and on lines of its own: all that the dispatcher touches is then on the first line
-/// of the cache, with an id of up to 16 bytes.
+/// In this order, and on lines of its own: with a small id and a small state, all that a command on its
+/// way through an idle lane touches is on the first line of the cache, and the rest on the second.
 #[repr(C, align(64))]
 pub(crate) struct Lane<T: Types, S> {
     id: IdOf<T>,
     /// Names the lane among all of the shard's, past and present.
     number: u64,
-    next: UnsafeCell<*mut Lane<T, S>>,
-    /// Where the dispatcher's schedule keeps the lane.
-    desk: u32,
     status: AtomicU8,
+    /// A hold was given out and is not known to have ended.
+    out: Cell<bool>,
+    /// The hold that is out will come back by the stack.
+    asked: Cell<bool>,
     body: UnsafeCell<Body<T, S>>,
+    next: UnsafeCell<*mut Lane<T, S>>,
+    desk: Desk<Seat<T, S>>,
 }
 
 /// What the party that owns the lane works on.
 #[repr(C)]
 pub(crate) struct Body<T: Types, S> {
     /// The commands of this turn, in order.
-    pub(crate) turn: Chain<T>,
+    pub(crate) turn: Turn<T>,
     /// How many commands the aggregate has committed.
     pub(crate) version: u64,
     /// The aggregate's state; `None` before the first load, and when it is not to be trusted.
     pub(crate) state: Option<S>,
 }
 
-// SAFETY: the table above gives `body` and `next` one owner at a time, and the handovers are
-// release/acquire pairs. The id is read by both sides at once, and ids are `Sync`; state, commands,
+// SAFETY: the table above gives `body`, `next` and what is the dispatcher's one owner at a time, and
+// the handovers are release/acquire pairs. The id is read by both sides at once, and ids are `Sync`; state, commands,
 // outputs and errors only move, and are `Send`.
 unsafe impl<T: Types, S: Send> Send for Lane<T, S> {}
 // SAFETY: as above.
@@ -96,67 +102,113 @@ impl<T: Types, S> Drop for Lane<T, S> {
 ///
 /// # Safety
 ///
-/// The caller owns the lane, which came from `Seat::new`, and nobody else points to it.
+/// The caller owns the lane, which came from `Seat::new`, and nobody uses another pointer to it.
 unsafe fn free<T: Types, S>(lane: NonNull<Lane<T, S>>) {
     // SAFETY: as promised by the caller; `Seat::new` made it from a box.
     drop_contained(unsafe { Box::from_raw(lane.as_ptr()) });
 }
 
-/// The dispatcher's handle of a lane.
-pub(crate) struct Seat<T: Types, S> {
-    lane: NonNull<Lane<T, S>>,
-    /// A hold was given out and is not known to have ended.
-    out: bool,
-    /// The hold that is out will come back by the stack.
-    asked: bool,
-}
+/// The dispatcher's handle of a lane: a pointer, which is good until [`Place::leave`].
+pub(crate) struct Seat<T: Types, S>(NonNull<Lane<T, S>>);
 
-// SAFETY: a pointer to a `Lane`, which is `Send` and `Sync`; what it owns moves with it.
+// SAFETY: a pointer to a `Lane`, which is `Send` and `Sync`; it is used by the dispatcher alone, which
+// is one party wherever it is polled.
 unsafe impl<T: Types, S: Send> Send for Seat<T, S> {}
 
+impl<T: Types, S> Clone for Seat<T, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Types, S> Copy for Seat<T, S> {}
+
+impl<T: Types, S> PartialEq for Seat<T, S> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
 impl<T: Types, S> Seat<T, S> {
-    pub(crate) fn new(id: IdOf<T>, number: u64, desk: u32) -> Self {
+    pub(crate) fn new(id: IdOf<T>, number: u64, hash: u64) -> Self {
         let lane = Box::new(Lane {
             id,
             number,
-            next: UnsafeCell::new(null_mut()),
-            desk,
             status: AtomicU8::new(status::HOME),
-            body: UnsafeCell::new(Body { turn: Chain::default(), version: 0, state: None }),
+            out: Cell::new(false),
+            asked: Cell::new(false),
+            body: UnsafeCell::new(Body { turn: Turn::default(), version: 0, state: None }),
+            next: UnsafeCell::new(null_mut()),
+            desk: Desk::new(hash),
         });
-        Self { lane: NonNull::from(Box::leak(lane)), out: false, asked: false }
+        Self(NonNull::from(Box::leak(lane)))
     }
 
     fn lane(&self) -> &Lane<T, S> {
-        // SAFETY: a lane lives at least as long as its seat: only the seat's drop, or a holder
-        // that comes after it, frees it. No `&mut` to the whole lane is ever made.
-        unsafe { self.lane.as_ref() }
-    }
-
-    pub(crate) fn id(&self) -> &IdOf<T> {
-        &self.lane().id
+        // SAFETY: a lane lives at least until its seat leaves: only that, or a holder that comes after
+        // it, frees it. No `&mut` to the whole lane is ever made.
+        unsafe { self.0.as_ref() }
     }
 
     pub(crate) fn number(&self) -> u64 {
         self.lane().number
     }
 
-    /// Whether the lane is home, also if its holder has just let it go without a word.
-    pub(crate) fn is_home(&mut self) -> bool {
-        // Acquire: pairs with the holder's swap; from here on the body is the dispatcher's.
-        if self.out && !self.asked && self.lane().status.load(Ordering::Acquire) == status::HOME {
-            self.out = false;
-        }
-        !self.out
+    /// Gives the lane out, with the commands of one turn. It must be home.
+    #[inline]
+    pub(crate) fn hand_out(&self, turn: Turn<T>, wanted: bool) -> Hold<T, S> {
+        let lane = self.lane();
+        debug_assert!(!lane.out.get(), "a lane is handed out while it is out");
+        lane.body.with_mut(|body| {
+            // SAFETY: the lane is home, so the body is the dispatcher's, which this is.
+            let old = unsafe { std::mem::replace(&mut (*body).turn, turn) };
+            debug_assert!(old.is_empty(), "a lane that is home has a turn left");
+            // It is empty, and need not be looked at.
+            std::mem::forget(old);
+        });
+        let status = if wanted { status::WANTED } else { status::OUT };
+        // Relaxed: the hold travels through the ring, whose push is a release.
+        lane.status.store(status, Ordering::Relaxed);
+        lane.out.set(true);
+        lane.asked.set(wanted);
+        Hold { lane: self.0 }
+    }
+}
+
+impl<T: Types, S> Place for Seat<T, S> {
+    type Id = IdOf<T>;
+    type Backlog = Chain<T>;
+
+    fn id(&self) -> &IdOf<T> {
+        &self.lane().id
     }
 
-    /// As `is_home`; if it is not, it will come back by the stack.
-    pub(crate) fn recall(&mut self) -> bool {
+    fn desk(&self) -> &Desk<Self> {
+        &self.lane().desk
+    }
+
+    /// Also if its holder has just let it go without a word.
+    #[inline]
+    fn is_home(&self) -> bool {
+        let lane = self.lane();
+        if !lane.out.get() {
+            return true;
+        }
+        // Acquire: pairs with the holder's swap; from here on the body is the dispatcher's.
+        if !lane.asked.get() && lane.status.load(Ordering::Acquire) == status::HOME {
+            lane.out.set(false);
+            return true;
+        }
+        false
+    }
+
+    fn recall(&self) -> bool {
         if self.is_home() {
             return true;
         }
-        if !self.asked {
-            match self.lane().status.compare_exchange(
+        let lane = self.lane();
+        if !lane.asked.get() {
+            match lane.status.compare_exchange(
                 status::OUT,
                 status::WANTED,
                 // Relaxed: hands nothing over; it is the holder's swap that does.
@@ -164,57 +216,41 @@ impl<T: Types, S> Seat<T, S> {
                 // Acquire: the holder was faster, and the body is the dispatcher's.
                 Ordering::Acquire,
             ) {
-                Ok(_) => self.asked = true,
-                Err(_) => self.out = false,
+                Ok(_) => lane.asked.set(true),
+                Err(_) => lane.out.set(false),
             }
         }
-        !self.out
+        !lane.out.get()
     }
 
-    /// Asks the processor for the lane's first line.
-    pub(crate) fn prefetch(&self) {
-        prefetch(self.lane.as_ptr());
+    fn is_asked(&self) -> bool {
+        self.lane().asked.get()
     }
 
-    /// Whether the lane will come back by the stack.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asked
+    /// It came by the stack, or the dispatcher holds its hold.
+    fn is_back(&self) {
+        self.lane().out.set(false);
+        self.lane().asked.set(false);
     }
 
-    /// Gives the lane out, with the commands of one turn. It must be home.
-    pub(crate) fn hand_out(&mut self, turn: Chain<T>, wanted: bool) -> Hold<T, S> {
-        debug_assert!(!self.out, "a lane is handed out while it is out");
-        self.lane().body.with_mut(|body| {
-            // SAFETY: the lane is home, so the body is the dispatcher's, which this is.
-            unsafe { (*body).turn = turn }
-        });
-        let status = if wanted { status::WANTED } else { status::OUT };
-        // Relaxed: the hold travels through the ring, whose push is a release.
-        self.lane().status.store(status, Ordering::Relaxed);
-        self.out = true;
-        self.asked = wanted;
-        Hold { lane: self.lane }
+    fn prefetch(&self) {
+        prefetch(self.0.as_ptr());
     }
 
-    /// The lane came back by the stack, or the dispatcher holds its hold.
-    pub(crate) fn is_back(&mut self) {
-        self.out = false;
-        self.asked = false;
-    }
-}
-
-impl<T: Types, S> Drop for Seat<T, S> {
-    fn drop(&mut self) {
-        if self.out {
+    unsafe fn leave(self) {
+        let lane = self.lane();
+        if lane.out.get() {
+            let asked = lane.asked.get();
             // AcqRel: if the holder was faster, its body is ours to free; if not, it must see
             // all that the dispatcher did before it frees the lane.
-            let old = self.lane().status.swap(status::ORPHAN, Ordering::AcqRel);
-            if old != status::HOME || self.asked {
+            let old = lane.status.swap(status::ORPHAN, Ordering::AcqRel);
+            if old != status::HOME || asked {
                 return;
             }
         }
-        // SAFETY: the lane is home and not on its way through the stack: nobody else has it.
-        unsafe { free(self.lane) };
+        // SAFETY: the lane is home and not on its way through the stack: nobody else has it; and no
+        // handle is used after this.
+        unsafe { free(self.0) };
     }
 }
 
@@ -249,8 +285,9 @@ impl<T: Types, S> Hold<T, S> {
         self.lane().number
     }
 
-    pub(crate) fn desk(&self) -> usize {
-        self.lane().desk as usize
+    /// The dispatcher's handle. Only for the dispatcher.
+    pub(crate) fn seat(&self) -> Seat<T, S> {
+        Seat(self.lane)
     }
 
     /// The id, and the body to work on.
@@ -335,8 +372,8 @@ impl<T: Types, S> Returned<T, S> {
         }
     }
 
-    /// Takes all, oldest first, and calls back with the place of each.
-    pub(crate) fn take_all(&self, mut each: impl FnMut(usize)) {
+    /// Takes all, oldest first, and calls back with the dispatcher's handle of each.
+    pub(crate) fn take_all(&self, mut each: impl FnMut(Seat<T, S>)) {
         if self.is_empty() {
             return;
         }
@@ -354,10 +391,8 @@ impl<T: Types, S> Returned<T, S> {
         }
         while let Some(this) = NonNull::new(oldest) {
             // SAFETY: as above; the link is read before the callback can hand the lane out again.
-            let (next, desk) =
-                unsafe { (this.as_ref().next.with_mut(|next| *next), this.as_ref().desk) };
-            oldest = next;
-            each(desk as usize);
+            oldest = unsafe { this.as_ref().next.with_mut(|next| *next) };
+            each(Seat(this));
         }
     }
 }

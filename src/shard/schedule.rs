@@ -2,8 +2,9 @@
 //! what each has in its backlog, and whose turn is next.
 //!
 //! Nothing here is async, reads a clock or touches an atomic. A [`Place`] stands for a lane, which
-//! may be out with a worker; a [`Backlog`] for a queue of commands. `dispatcher.rs` is the future
-//! around this; the tests below run it against a naive model.
+//! may be out with a worker, and in which the schedule has a [`Desk`] for its own notes; a
+//! [`Backlog`] stands for a queue of commands. `dispatcher.rs` is the future around this; the tests
+//! below run it against a naive model.
 //!
 //! An aggregate is in one of these:
 //!
@@ -18,249 +19,211 @@
 //! turn has at most `max_turn` commands.
 
 use hashbrown::HashTable;
-use crate::prefetch::prefetch;
-use slab::Slab;
+use std::cell::Cell;
 use std::collections::VecDeque;
 
-/// A lane, as the schedule sees it.
-pub(crate) trait Place {
+/// A handle of a lane, as the schedule sees it.
+pub(crate) trait Place: Copy + PartialEq {
     type Id: Eq;
+    type Backlog: Backlog;
     fn id(&self) -> &Self::Id;
+    /// What the schedule keeps in the lane: one miss of the cache less than a table of its own.
+    fn desk(&self) -> &Desk<Self>;
     /// Whether the lane is home; nothing is asked of it.
-    fn is_home(&mut self) -> bool;
+    fn is_home(&self) -> bool;
     /// Whether the lane is home; if not, it is asked to come back, and will be reported by
     /// [`Schedule::returned`].
-    fn recall(&mut self) -> bool;
+    fn recall(&self) -> bool;
     /// Whether the lane was asked to come back.
     fn is_asked(&self) -> bool;
     /// The lane came back.
-    fn is_back(&mut self);
+    fn is_back(&self);
     /// Asks the processor for the lane.
     fn prefetch(&self);
+    /// Ends the lane; if it is out, as soon as it would come back.
+    ///
+    /// # Safety
+    ///
+    /// No copy of the handle is used after this.
+    unsafe fn leave(self);
 }
 
 /// A queue of commands.
 pub(crate) trait Backlog: Default {
     type Item;
+    /// The commands of one turn.
+    type Turn;
+    /// A turn of one command.
+    fn alone(item: Self::Item) -> Self::Turn;
     fn push_back(&mut self, item: Self::Item);
-    fn take_front(&mut self, most: usize) -> Self;
+    fn take_front(&mut self, most: usize) -> Self::Turn;
     fn is_empty(&self) -> bool;
 }
 
-pub(crate) struct Schedule<P: Place, B: Backlog> {
-    /// Hash and key in `desks`. The hash is kept, so that no id is hashed again.
-    table: HashTable<(u64, usize)>,
-    desks: Slab<Desk<P, B>>,
+/// The schedule's notes on a lane.
+pub(crate) struct Desk<P: Place> {
+    /// Kept, so that no id is hashed again.
+    hash: u64,
+    backlog: Cell<P::Backlog>,
+    /// Where in `behind` the lane is, if it is there.
+    behind_at: Cell<Option<u32>>,
+    /// The lane is in the ready queue.
+    ready: Cell<bool>,
+    /// Neighbours in the order of last use.
+    older: Cell<Option<P>>,
+    newer: Cell<Option<P>>,
+}
+
+impl<P: Place> Desk<P> {
+    pub(crate) fn new(hash: u64) -> Self {
+        Self {
+            hash,
+            backlog: Cell::default(),
+            behind_at: Cell::new(None),
+            ready: Cell::new(false),
+            older: Cell::new(None),
+            newer: Cell::new(None),
+        }
+    }
+
+    fn with_backlog<R>(&self, f: impl FnOnce(&mut P::Backlog) -> R) -> R {
+        let mut backlog = self.backlog.take();
+        let result = f(&mut backlog);
+        self.backlog.set(backlog);
+        result
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.with_backlog(|backlog| !backlog.is_empty())
+    }
+}
+
+pub(crate) struct Schedule<P: Place> {
+    /// With the hash of each, so that a lane is only looked at when it is probably the right one.
+    lanes: HashTable<(u64, P)>,
     /// Lanes that are home and have a backlog, in the order of their turns.
-    ready: VecDeque<usize>,
+    ready: VecDeque<P>,
     /// Lanes that are out and have a backlog: with `ready`, all that have one.
-    behind: Vec<usize>,
+    behind: Vec<P>,
     /// How many lanes will be reported by `returned`.
     asked: usize,
     max_turn: usize,
-    /// The most lanes to keep, if there is a limit; then `recent` is in use.
+    /// The most lanes to keep, if there is a limit; then `oldest` and `newest` are in use.
     max_resident: Option<usize>,
-    recent: Recent,
+    /// The ends of the list of lanes in the order of last use.
+    oldest: Option<P>,
+    newest: Option<P>,
     /// Every lane that is out was asked to come back, and every one that goes out will be.
     recalling: bool,
 }
 
-/// Small, so that there is one line of the cache for each lane.
-struct Desk<P, B> {
-    place: P,
-    backlog: B,
-    hash: u64,
-    /// Where in `behind` the lane is.
-    behind_at: Index,
-    /// Neighbours in the order of last use.
-    older: Index,
-    newer: Index,
-    ready: bool,
-}
-
-/// The ends of the list of lanes in the order of last use.
-#[derive(Default)]
-struct Recent {
-    oldest: Index,
-    newest: Index,
-}
-
-/// An optional index in four bytes. A shard has less than 2^32 - 1 lanes: each takes a hundred bytes
-/// and more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Index(u32);
-
-impl Index {
-    const NONE: Self = Self(u32::MAX);
-
-    fn new(index: usize) -> Self {
-        let index = u32::try_from(index).ok().filter(|&index| index != u32::MAX);
-        Self(index.expect("a shard holds less than 2^32 - 1 aggregates"))
-    }
-
-    fn get(self) -> Option<usize> {
-        (self != Self::NONE).then_some(self.0 as usize)
-    }
-
-    fn take(&mut self) -> Option<usize> {
-        std::mem::replace(self, Self::NONE).get()
-    }
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self::NONE
-    }
-}
-
 /// One turn of one lane.
-pub(crate) struct Turn<'a, P, B> {
-    pub(crate) place: &'a mut P,
-    pub(crate) commands: B,
+pub(crate) struct Turn<P: Place> {
+    pub(crate) place: P,
+    pub(crate) commands: <P::Backlog as Backlog>::Turn,
     /// The lane must come back by itself: more waits for it, or somebody counts.
     pub(crate) wanted: bool,
 }
 
-impl<P: Place, B: Backlog> Schedule<P, B> {
+type ItemOf<P> = <<P as Place>::Backlog as Backlog>::Item;
+
+impl<P: Place> Schedule<P> {
     pub(crate) fn new(max_turn: usize, max_resident: Option<usize>) -> Self {
         Self {
-            table: HashTable::new(),
-            desks: Slab::new(),
+            lanes: HashTable::new(),
             ready: VecDeque::new(),
             behind: Vec::new(),
             asked: 0,
             max_turn,
             max_resident,
-            recent: Recent::default(),
+            oldest: None,
+            newest: None,
             recalling: false,
         }
     }
 
     /// How many aggregates are resident.
     pub(crate) fn resident(&self) -> usize {
-        self.desks.len()
+        self.lanes.len()
     }
 
     /// The lane of an aggregate. Calls the id's `Eq`, which may panic: nothing has changed then.
-    pub(crate) fn find(&self, hash: u64, id: &P::Id) -> Option<usize> {
-        self.table
-            .find(hash, |&(h, desk)| h == hash && self.desks[desk].place.id() == id)
-            .map(|&(_, desk)| desk)
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, id: &P::Id) -> Option<P> {
+        self.lanes.find(hash, |(h, lane)| *h == hash && lane.id() == id).map(|(_, lane)| *lane)
     }
 
-    /// Where the lane with this hash probably is. The first of three steps that are each taken for a
-    /// whole batch before the next: `guess`, [`prefetch`](Self::prefetch), `find_at`. The misses of
-    /// many commands overlap then, where those of one come one after the other.
-    pub(crate) fn guess(&self, hash: u64) -> Option<usize> {
-        let &(_, desk) = self.table.find(hash, |&(h, _)| h == hash)?;
-        if let Some(desk) = self.desks.get(desk) {
-            prefetch(desk);
+    /// Asks the processor for the lane with this hash. Called for a whole batch before the first of it
+    /// is looked up: the misses of many overlap, where those of one come one after the other.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some((_, lane)) = self.lanes.find(hash, |(h, _)| *h == hash) {
+            lane.prefetch();
         }
-        Some(desk)
-    }
-
-    /// Asks the processor for the lane of a guess.
-    pub(crate) fn prefetch(&self, guess: Option<usize>) {
-        if let Some(desk) = guess.and_then(|desk| self.desks.get(desk)) {
-            desk.place.prefetch();
-        }
-    }
-
-    /// As `find`, with a guess, which may have become wrong.
-    pub(crate) fn find_at(&self, guess: Option<usize>, hash: u64, id: &P::Id) -> Option<usize> {
-        if let Some(at) = guess
-            && let Some(desk) = self.desks.get(at)
-            && desk.hash == hash
-            && desk.place.id() == id
-        {
-            return guess;
-        }
-        self.find(hash, id)
-    }
-
-    /// The key that the next new lane will have.
-    pub(crate) fn next_desk(&self) -> u32 {
-        Index::new(self.desks.vacant_key()).0
     }
 
     /// Adds a lane, which is home; its id is not in the schedule.
-    pub(crate) fn insert(&mut self, hash: u64, place: P) -> usize {
-        let desk = self.desks.insert(Desk {
-            place,
-            backlog: B::default(),
-            hash,
-            behind_at: Index::NONE,
-            older: Index::NONE,
-            newer: Index::NONE,
-            ready: false,
-        });
-        self.table.insert_unique(hash, (hash, desk), |&(h, _)| h);
+    pub(crate) fn insert(&mut self, lane: P) {
+        self.lanes.insert_unique(lane.desk().hash, (lane.desk().hash, lane), |(h, _)| *h);
         if self.max_resident.is_some() {
-            self.link_newest(desk);
+            self.link_newest(lane);
         }
-        desk
-    }
-
-    pub(crate) fn place(&mut self, desk: usize) -> &mut P {
-        &mut self.desks[desk].place
     }
 
     /// Adds a command to a lane. If nobody is before it, and `at_once` says that a turn can be given
     /// out, its turn is the answer; if not, it is in the lane's backlog. Most lanes are idle when a
     /// command comes for them, and need not pass through the ready queue.
     #[inline]
-    pub(crate) fn push(
-        &mut self,
-        desk: usize,
-        command: B::Item,
-        at_once: bool,
-    ) -> Option<Turn<'_, P, B>> {
+    pub(crate) fn push(&mut self, lane: P, command: ItemOf<P>, at_once: bool) -> Option<Turn<P>> {
         if self.max_resident.is_some() {
-            self.unlink(desk);
-            self.link_newest(desk);
+            self.unlink(lane);
+            self.link_newest(lane);
         }
-        // With too many lanes the backlog is what keeps this one from being evicted.
-        let at_once = at_once && self.ready.is_empty() && !self.is_over();
-        let entry = &mut self.desks[desk];
-        let first = entry.backlog.is_empty();
-        if !(at_once && first && entry.place.is_home()) {
-            entry.backlog.push_back(command);
-            if first {
-                self.settle(desk);
-            }
-            if self.max_resident.is_some() {
-                self.evict();
-            }
-            return None;
+        // With too many lanes the backlog is what keeps this one from being evicted. A lane at home
+        // that is not ready has no backlog.
+        if at_once && self.ready.is_empty() && !self.is_over() && lane.is_home() {
+            debug_assert!(!lane.desk().has_backlog(), "a lane with a backlog is not ready");
+            let (commands, wanted) = (P::Backlog::alone(command), self.recalling);
+            self.asked += usize::from(wanted);
+            return Some(Turn { place: lane, commands, wanted });
         }
-        let wanted = self.recalling;
-        self.asked += usize::from(wanted);
-        let mut commands = B::default();
-        commands.push_back(command);
-        Some(Turn { place: &mut self.desks[desk].place, commands, wanted })
+        let first = lane.desk().with_backlog(|backlog| {
+            let first = backlog.is_empty();
+            backlog.push_back(command);
+            first
+        });
+        if first {
+            self.settle(lane);
+        }
+        if self.max_resident.is_some() {
+            self.evict();
+        }
+        None
     }
 
     /// Puts a lane with a backlog where it belongs: in the ready queue, or among those that are
     /// behind.
-    fn settle(&mut self, desk: usize) {
-        let asked = self.asked_to_come(desk);
-        let entry = &mut self.desks[desk];
-        if asked {
-            if entry.behind_at == Index::NONE {
-                entry.behind_at = Index::new(self.behind.len());
-                self.behind.push(desk);
-            }
-        } else if !entry.ready {
-            entry.ready = true;
-            self.ready.push_back(desk);
+    fn settle(&mut self, lane: P) {
+        if self.asked_to_come(lane) {
+            self.add_behind(lane);
+        } else if !lane.desk().ready.replace(true) {
+            self.ready.push_back(lane);
+        }
+    }
+
+    fn add_behind(&mut self, lane: P) {
+        let at = &lane.desk().behind_at;
+        if at.get().is_none() {
+            let last = u32::try_from(self.behind.len());
+            at.set(Some(last.expect("fewer lanes are out than the ring and the workers hold")));
+            self.behind.push(lane);
         }
     }
 
     /// Recalls a lane; true if it is out and will be reported.
-    fn asked_to_come(&mut self, desk: usize) -> bool {
-        let place = &mut self.desks[desk].place;
-        let before = place.is_asked();
-        if place.recall() {
+    fn asked_to_come(&mut self, lane: P) -> bool {
+        let before = lane.is_asked();
+        if lane.recall() {
             debug_assert!(!before, "a lane that was asked for is home before it was reported");
             return false;
         }
@@ -271,28 +234,25 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     }
 
     /// The next turn, if any lane is ready.
-    pub(crate) fn next_turn(&mut self) -> Option<Turn<'_, P, B>> {
+    pub(crate) fn next_turn(&mut self) -> Option<Turn<P>> {
         loop {
-            let desk = self.ready.pop_front()?;
-            let over = self.is_over();
-            let entry = &mut self.desks[desk];
-            entry.ready = false;
-            let commands = entry.backlog.take_front(self.max_turn);
-            if commands.is_empty() {
+            let lane = self.ready.pop_front()?;
+            lane.desk().ready.set(false);
+            let max_turn = self.max_turn;
+            let taken = lane.desk().with_backlog(|backlog| {
+                (!backlog.is_empty()).then(|| (backlog.take_front(max_turn), !backlog.is_empty()))
+            });
+            let Some((commands, more)) = taken else {
                 // Swept in the meantime: the lane is idle again.
                 self.evict();
                 continue;
+            };
+            let wanted = self.recalling || self.is_over() || more;
+            self.asked += usize::from(wanted);
+            if more {
+                self.add_behind(lane);
             }
-            let wanted = self.recalling || over || !entry.backlog.is_empty();
-            if wanted {
-                self.asked += 1;
-                if !entry.backlog.is_empty() {
-                    entry.behind_at = Index::new(self.behind.len());
-                    self.behind.push(desk);
-                }
-            }
-            let place = &mut self.desks[desk].place;
-            return Some(Turn { place, commands, wanted });
+            return Some(Turn { place: lane, commands, wanted });
         }
     }
 
@@ -301,20 +261,19 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     }
 
     /// A lane that was asked for has come back.
-    pub(crate) fn returned(&mut self, desk: usize) {
-        let entry = &mut self.desks[desk];
-        if entry.place.is_asked() {
+    pub(crate) fn returned(&mut self, lane: P) {
+        if lane.is_asked() {
             self.asked -= 1;
         }
-        entry.place.is_back();
-        if let Some(at) = entry.behind_at.take() {
-            self.behind.swap_remove(at);
-            if let Some(&moved) = self.behind.get(at) {
-                self.desks[moved].behind_at = Index::new(at);
+        lane.is_back();
+        if let Some(at) = lane.desk().behind_at.take() {
+            self.behind.swap_remove(at as usize);
+            if let Some(moved) = self.behind.get(at as usize) {
+                moved.desk().behind_at.set(Some(at));
             }
         }
-        if !self.desks[desk].backlog.is_empty() {
-            self.settle(desk);
+        if lane.desk().has_backlog() {
+            self.settle(lane);
         } else {
             self.evict();
         }
@@ -324,9 +283,9 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     pub(crate) fn recall_all(&mut self) {
         if !self.recalling {
             self.recalling = true;
-            let keys: Vec<usize> = self.desks.iter().map(|(desk, _)| desk).collect();
-            for desk in keys {
-                self.asked_to_come(desk);
+            let lanes: Vec<P> = self.lanes.iter().map(|(_, lane)| *lane).collect();
+            for lane in lanes {
+                self.asked_to_come(lane);
             }
         }
     }
@@ -341,24 +300,23 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
     }
 
     /// Calls back with every backlog that is not empty.
-    pub(crate) fn for_each_backlog(&mut self, mut each: impl FnMut(&mut B)) {
-        for &desk in self.ready.iter().chain(&self.behind) {
-            each(&mut self.desks[desk].backlog);
+    pub(crate) fn for_each_backlog(&mut self, mut each: impl FnMut(&mut P::Backlog)) {
+        for lane in self.ready.iter().chain(&self.behind) {
+            lane.desk().with_backlog(&mut each);
         }
     }
 
     /// Calls back with every lane that is out and has a backlog.
-    pub(crate) fn for_each_behind(&self, mut each: impl FnMut(&P, &B)) {
-        for &desk in &self.behind {
-            let entry = &self.desks[desk];
-            each(&entry.place, &entry.backlog);
+    pub(crate) fn for_each_behind(&self, mut each: impl FnMut(&P, &P::Backlog)) {
+        for lane in &self.behind {
+            lane.desk().with_backlog(|backlog| each(lane, backlog));
         }
     }
 
     // ---- eviction (G12) ----
 
     fn is_over(&self) -> bool {
-        self.max_resident.is_some_and(|most| self.desks.len() > most)
+        self.max_resident.is_some_and(|most| self.lanes.len() > most)
     }
 
     /// Drops idle lanes, least recently used first, while there are too many. A lane that is in use
@@ -368,54 +326,59 @@ impl<P: Place, B: Backlog> Schedule<P, B> {
         // and steps over several, so all are asked in the end.
         let mut in_use = 4;
         while self.is_over() && in_use > 0 {
-            let Some(desk) = self.recent.oldest.get() else { return };
-            let entry = &mut self.desks[desk];
-            if entry.backlog.is_empty() && !self.asked_to_come(desk) {
-                self.remove(desk);
+            let Some(lane) = self.oldest else { return };
+            if !lane.desk().has_backlog() && !self.asked_to_come(lane) {
+                self.remove(lane);
             } else {
-                self.unlink(desk);
-                self.link_newest(desk);
+                self.unlink(lane);
+                self.link_newest(lane);
                 in_use -= 1;
             }
         }
     }
 
-    fn remove(&mut self, desk: usize) {
-        self.unlink(desk);
-        let hash = self.desks[desk].hash;
-        match self.table.find_entry(hash, |&(_, other)| other == desk) {
+    fn remove(&mut self, lane: P) {
+        self.unlink(lane);
+        match self.lanes.find_entry(lane.desk().hash, |(_, other)| *other == lane) {
             Ok(entry) => drop(entry.remove()),
-            Err(_) => debug_assert!(false, "lane {desk} is not in the table"),
+            Err(_) => debug_assert!(false, "a lane is not in the table"),
         }
-        // A lane swept while it was ready is still in the queue; its key may be used again.
-        if self.desks[desk].ready {
-            self.ready.retain(|&other| other != desk);
+        // A lane swept while it was ready is still in the queue.
+        if lane.desk().ready.get() {
+            self.ready.retain(|other| *other != lane);
         }
-        drop(self.desks.remove(desk));
+        // SAFETY: the handle is in none of the lists any more; without a backlog it is not behind.
+        unsafe { lane.leave() };
     }
 
-    fn link_newest(&mut self, desk: usize) {
-        let index = Index::new(desk);
-        let before = std::mem::replace(&mut self.recent.newest, index);
-        self.desks[desk].older = before;
-        self.desks[desk].newer = Index::NONE;
-        match before.get() {
-            Some(before) => self.desks[before].newer = index,
-            None => self.recent.oldest = index,
+    fn link_newest(&mut self, lane: P) {
+        let before = self.newest.replace(lane);
+        lane.desk().older.set(before);
+        lane.desk().newer.set(None);
+        match before {
+            Some(before) => before.desk().newer.set(Some(lane)),
+            None => self.oldest = Some(lane),
         }
     }
 
-    fn unlink(&mut self, desk: usize) {
-        let entry = &mut self.desks[desk];
-        let older = std::mem::take(&mut entry.older);
-        let newer = std::mem::take(&mut entry.newer);
-        match older.get() {
-            Some(older) => self.desks[older].newer = newer,
-            None => self.recent.oldest = newer,
+    fn unlink(&mut self, lane: P) {
+        let (older, newer) = (lane.desk().older.take(), lane.desk().newer.take());
+        match older {
+            Some(older) => older.desk().newer.set(newer),
+            None => self.oldest = newer,
         }
-        match newer.get() {
-            Some(newer) => self.desks[newer].older = older,
-            None => self.recent.newest = older,
+        match newer {
+            Some(newer) => newer.desk().older.set(older),
+            None => self.newest = older,
+        }
+    }
+}
+
+impl<P: Place> Drop for Schedule<P> {
+    fn drop(&mut self) {
+        for (_, lane) in self.lanes.drain() {
+            // SAFETY: the other lists go with this, and do nothing with the handles in them.
+            unsafe { lane.leave() };
         }
     }
 }
@@ -436,55 +399,79 @@ mod tests {
     }
 
     /// A lane whose worker is the test.
-    struct Fake {
+    struct Lane {
         id: u32,
         at: Rc<Cell<Where>>,
-        out: bool,
-        asked: bool,
+        out: Cell<bool>,
+        asked: Cell<bool>,
+        desk: Desk<Fake>,
         /// Lives as long as the lane.
         _resident: Rc<()>,
     }
 
+    #[derive(Clone, Copy, PartialEq)]
+    struct Fake(*const Lane);
+
+    impl std::ops::Deref for Fake {
+        type Target = Lane;
+
+        fn deref(&self) -> &Lane {
+            // SAFETY: made from a box, which `leave` takes back.
+            unsafe { &*self.0 }
+        }
+    }
+
     impl Place for Fake {
         type Id = u32;
+        type Backlog = VecDeque<u64>;
 
         fn id(&self) -> &u32 {
             &self.id
         }
 
-        fn is_home(&mut self) -> bool {
-            if self.out && !self.asked && self.at.get() == Where::Home {
-                self.out = false;
-            }
-            !self.out
+        fn desk(&self) -> &Desk<Self> {
+            &self.desk
         }
 
-        fn recall(&mut self) -> bool {
-            match self.at.get() {
-                _ if !self.out || self.asked => {}
-                Where::Home => self.out = false,
-                _ => {
-                    self.at.set(Where::Wanted);
-                    self.asked = true;
-                }
+        fn is_home(&self) -> bool {
+            if self.out.get() && !self.asked.get() && self.at.get() == Where::Home {
+                self.out.set(false);
             }
-            !self.out
+            !self.out.get()
+        }
+
+        fn recall(&self) -> bool {
+            if !self.is_home() && !self.asked.get() {
+                self.at.set(Where::Wanted);
+                self.asked.set(true);
+            }
+            !self.out.get()
         }
 
         fn is_asked(&self) -> bool {
-            self.asked
+            self.asked.get()
         }
 
-        fn is_back(&mut self) {
-            self.out = false;
-            self.asked = false;
+        fn is_back(&self) {
+            self.out.set(false);
+            self.asked.set(false);
         }
 
         fn prefetch(&self) {}
+
+        unsafe fn leave(self) {
+            // SAFETY: it came from a box, and its handles are used no more.
+            drop(unsafe { Box::from_raw(self.0.cast_mut()) });
+        }
     }
 
     impl Backlog for VecDeque<u64> {
         type Item = u64;
+        type Turn = Self;
+
+        fn alone(item: u64) -> Self {
+            Self::from([item])
+        }
 
         fn push_back(&mut self, item: u64) {
             VecDeque::push_back(self, item);
@@ -500,9 +487,8 @@ mod tests {
     }
 
     /// What the schedule should do, as slowly and plainly as can be.
-    #[derive(Default)]
     struct Aggregate {
-        desk: usize,
+        lane: Fake,
         at: Rc<Cell<Where>>,
         resident: std::rc::Weak<()>,
         /// Commands pushed and not given out yet.
@@ -514,7 +500,7 @@ mod tests {
     }
 
     struct World {
-        schedule: Schedule<Fake, VecDeque<u64>>,
+        schedule: Schedule<Fake>,
         model: BTreeMap<u32, Aggregate>,
         max_turn: usize,
         cap: Option<usize>,
@@ -577,37 +563,33 @@ mod tests {
             self.next += 1;
             // Few hashes, so that ids share them.
             let hash = u64::from(id % 3);
-            let desk = match self.schedule.find(hash, &id) {
-                Some(desk) => desk,
-                None => {
-                    assert!(!self.model.contains_key(&id), "lost {id}");
-                    let at = Rc::new(Cell::new(Where::Home));
-                    let resident = Rc::new(());
-                    let desk = self.schedule.next_desk() as usize;
-                    self.model.insert(
-                        id,
-                        Aggregate {
-                            desk,
-                            at: Rc::clone(&at),
-                            resident: Rc::downgrade(&resident),
-                            ..Aggregate::default()
-                        },
-                    );
-                    self.schedule.insert(
-                        hash,
-                        Fake { id, at, out: false, asked: false, _resident: resident },
-                    )
-                }
-            };
+            let lane = self.schedule.find(hash, &id).unwrap_or_else(|| {
+                assert!(!self.model.contains_key(&id), "lost {id}");
+                let (at, resident) = (Rc::new(Cell::new(Where::Home)), Rc::new(()));
+                let lane = Fake(Box::into_raw(Box::new(Lane {
+                    id,
+                    at: Rc::clone(&at),
+                    out: Cell::new(false),
+                    asked: Cell::new(false),
+                    desk: Desk::new(hash),
+                    _resident: Rc::clone(&resident),
+                })));
+                let (backlog, resident) = (VecDeque::new(), Rc::downgrade(&resident));
+                let (ready_since, out, last_use) = (None, false, 0);
+                self.model
+                    .insert(id, Aggregate { lane, at, resident, backlog, ready_since, out, last_use });
+                self.schedule.insert(lane);
+                lane
+            });
             let aggregate = self.model.get_mut(&id).unwrap();
-            assert_eq!(aggregate.desk, desk);
+            assert!(aggregate.lane == lane);
             aggregate.last_use = now;
             aggregate.backlog.push_back(command);
             if !aggregate.out {
                 aggregate.ready_since.get_or_insert(now);
             }
             let expected = first_ready(&self.model);
-            if let Some(turn) = self.schedule.push(desk, command, at_once) {
+            if let Some(turn) = self.schedule.push(lane, command, at_once) {
                 assert!(at_once, "a turn that was not asked for");
                 give(&mut self.model, self.max_turn, turn, expected);
             }
@@ -638,8 +620,8 @@ mod tests {
                 aggregate.ready_since = Some(now);
             }
             if wanted {
-                let desk = aggregate.desk;
-                self.schedule.returned(desk);
+                let lane = aggregate.lane;
+                self.schedule.returned(lane);
             }
             self.forget_evicted();
             true
@@ -656,7 +638,7 @@ mod tests {
     fn give(
         model: &mut BTreeMap<u32, Aggregate>,
         max_turn: usize,
-        turn: Turn<'_, Fake, VecDeque<u64>>,
+        turn: Turn<Fake>,
         expected: Option<u32>,
     ) {
         let id = turn.place.id;
@@ -671,8 +653,8 @@ mod tests {
         aggregate.ready_since = None;
         aggregate.out = true;
         aggregate.at.set(if turn.wanted { Where::Wanted } else { Where::Out });
-        turn.place.out = true;
-        turn.place.asked = turn.wanted;
+        turn.place.out.set(true);
+        turn.place.asked.set(turn.wanted);
     }
 
     fn history(seed: u64) {

@@ -1,7 +1,7 @@
 //! The worker: a future that takes lane after lane, and carries out the commands of each turn.
 
 use crate::cell::{Claimed, Outcome};
-use crate::chain::Chain;
+use crate::chain::Turn;
 use crate::command::{CommandHandler, Failure, Receipt, Source};
 use crate::contain::{Panic, Quiet, contain, drop_contained};
 use crate::error::CommandError;
@@ -233,7 +233,7 @@ where
     /// Looks at the dispatcher's orders: to abort what has not started, or to sweep. True if the
     /// pool aborts.
     #[inline]
-    fn obey(&self, pace: &mut Pace, turn: &mut Chain<HandlerTypes<H>>) -> bool {
+    fn obey(&self, pace: &mut Pace, turn: &mut Turn<HandlerTypes<H>>) -> bool {
         let orders = self.floor.orders();
         // The pool's own word counts before the dispatcher has passed it on.
         if orders == pace.seen && !self.floor.front.is_aborting() {
@@ -247,7 +247,7 @@ where
         &self,
         orders: u64,
         pace: &mut Pace,
-        turn: &mut Chain<HandlerTypes<H>>,
+        turn: &mut Turn<HandlerTypes<H>>,
     ) -> bool {
         let front = &self.floor.front;
         let abort = Floor::<HandlerTypes<H>, H::State>::is_abort(orders) || front.is_aborting();
@@ -269,7 +269,7 @@ where
     }
 
     /// Ends what is at the front of a turn and must not start, so that no load is made for it.
-    fn discard_ended(&self, turn: &mut Chain<HandlerTypes<H>>) {
+    fn discard_ended(&self, turn: &mut Turn<HandlerTypes<H>>) {
         while let Some(first) = turn.front() {
             if !first.is_withdrawn() && !self.clock.has_passed(first.deadline()) {
                 return;
@@ -327,7 +327,7 @@ where
         &self,
         pace: &mut Pace,
         at: At<'_, HandlerTypes<H>>,
-        turn: &mut Chain<HandlerTypes<H>>,
+        turn: &mut Turn<HandlerTypes<H>>,
         is_load: bool,
         driving: &mut Driving<'_, F>,
         cx: &mut std::task::Context<'_>,
