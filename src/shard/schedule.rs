@@ -377,6 +377,8 @@ impl<P: Place> Schedule<P> {
 impl<P: Place> Drop for Schedule<P> {
     fn drop(&mut self) {
         for (_, lane) in self.lanes.drain() {
+            // Now, not with the lane: that may be out for long.
+            drop(lane.desk().backlog.take());
             // SAFETY: the other lists go with this, and do nothing with the handles in them.
             unsafe { lane.leave() };
         }

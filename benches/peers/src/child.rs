@@ -1,0 +1,64 @@
+//! A process that runs one contender on one workload, at its parent's orders: a line in for each
+//! run, a line out with what came of it.
+
+use crate::contenders::{Contender, Outside};
+use crate::measure::{self, Run, World};
+use crate::workload::{Load, Workload};
+use std::io::{self, BufRead, Write};
+
+/// What a child says when its contender has started.
+pub const READY: &str = "ready";
+/// What its parent says for a run.
+pub const RUN: &str = "run";
+
+/// Starts a contender and runs it at each order. Both are leaked: they live as long as the process.
+fn obey<C: Contender>(
+    workload: Workload,
+    steps_per_us: f64,
+    mut run: impl FnMut(&'static C, &'static World) -> Run,
+) {
+    let world: &World = Box::leak(Box::new(World::new(&workload, steps_per_us)));
+    let contender: &C = Box::leak(Box::new(C::start(&workload.setup)));
+    if workload.touch_all {
+        measure::touch_all(contender, world);
+    }
+    say(READY);
+    for line in io::stdin().lock().lines() {
+        match line.as_deref() {
+            Ok(RUN) => {
+                say(&serde_json::to_string(&run(contender, world)).expect("a run is plain data"))
+            }
+            _ => break,
+        }
+    }
+    // Not a return: whatever threads there are need not be waited for.
+    std::process::exit(0);
+}
+
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    // A parent that has gone wants nothing more.
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// A contender with callers inside the runtime.
+pub fn serve<C: Contender>(workload: Workload, steps_per_us: f64) {
+    obey::<C>(workload, steps_per_us, |contender, world| measure::run(contender, world, workload));
+}
+
+/// One that can be called from outside as well.
+pub fn serve_outside<C: Outside>(workload: Workload, steps_per_us: f64) {
+    obey::<C>(workload, steps_per_us, |contender, world| match workload.load {
+        Load::Outside { threads, window } => {
+            measure::run_outside(contender, world, workload, threads, window)
+        }
+        _ => measure::run(contender, world, workload),
+    });
+}
+
+/// Bare tasks that do nothing but the work.
+pub fn serve_limit<C: Contender>(workload: Workload, steps_per_us: f64) {
+    serve::<C>(workload.limit(), steps_per_us);
+}

@@ -1,0 +1,82 @@
+//! A tokio task per shard with a bounded channel before it and a oneshot for each outcome: what
+//! one writes by hand first.
+//!
+//! It keeps order per key and counts versions. It lacks parallelism within a shard: a handler that
+//! waits holds up all keys of its shard. So where handlers wait, it gets as many shards as others
+//! have workers in all. A handler that panics takes its shard along, with all that waits there.
+
+use super::{Contender, Outside};
+use crate::domain::{Command, Domain, Id, Refused, Versioned};
+use crate::runtimes::Tokio;
+use crate::workload::Setup;
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+type Reply = oneshot::Sender<Result<u64, Refused>>;
+
+pub struct ActorPerShard {
+    shards: Box<[mpsc::Sender<(Command, Reply)>]>,
+    hasher: RandomState,
+}
+
+async fn shard(domain: Arc<Domain<Tokio>>, mut commands: mpsc::Receiver<(Command, Reply)>) {
+    let mut aggregates: HashMap<Id, Versioned> = HashMap::new();
+    while let Some((command, reply)) = commands.recv().await {
+        let held = match aggregates.entry(Arc::clone(&command.id)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let loaded = domain.load(&command.id).await;
+                entry.insert(loaded)
+            }
+        };
+        // A caller that has gone does not want to know.
+        let _ = reply.send(domain.commit(held, command).await);
+    }
+}
+
+impl ActorPerShard {
+    fn shard_of(&self, id: &Id) -> &mpsc::Sender<(Command, Reply)> {
+        &self.shards[self.hasher.hash_one(id) as usize % self.shards.len()]
+    }
+}
+
+impl Contender for ActorPerShard {
+    type Runtime = Tokio;
+
+    fn start(setup: &Setup) -> Self {
+        let domain = Arc::new(Domain::new(setup.stored));
+        let shards = if setup.handlers_wait { setup.concurrency() } else { setup.shards };
+        let shards = (0..shards)
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel(setup.depth);
+                Tokio::handle().spawn(shard(Arc::clone(&domain), receiver));
+                sender
+            })
+            .collect();
+        Self { shards, hasher: RandomState::new() }
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        let (reply, outcome) = oneshot::channel();
+        self.shard_of(&command.id).send((command, reply)).await.map_err(|_| Refused::Lost)?;
+        outcome.await.unwrap_or(Err(Refused::Lost))
+    }
+}
+
+impl Outside for ActorPerShard {
+    type Ticket = oneshot::Receiver<Result<u64, Refused>>;
+
+    fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
+        let (reply, outcome) = oneshot::channel();
+        let shard = self.shard_of(&command.id);
+        shard.blocking_send((command, reply)).map_err(|_| Refused::Lost)?;
+        Ok(outcome)
+    }
+
+    fn wait(ticket: Self::Ticket) -> Result<u64, Refused> {
+        ticket.blocking_recv().unwrap_or(Err(Refused::Lost))
+    }
+}

@@ -1,0 +1,23 @@
+//! The work itself, in the caller, with nothing around it: with no work it shows what the harness
+//! costs, with work what limits every contender. It keeps no aggregate and promises nothing.
+
+use super::Contender;
+use crate::domain::{Command, Domain, Refused, State};
+use crate::runtimes::Runtime;
+use crate::workload::Setup;
+
+pub struct Bare<R> {
+    domain: Domain<R>,
+}
+
+impl<R: Runtime> Contender for Bare<R> {
+    type Runtime = R;
+
+    fn start(setup: &Setup) -> Self {
+        Self { domain: Domain::new(setup.stored) }
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        self.domain.handle(&mut State::default(), 1, command).await
+    }
+}

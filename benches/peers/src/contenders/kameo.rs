@@ -1,0 +1,74 @@
+//! kameo: an actor per key, found in a concurrent map and spawned on first touch, asked for each
+//! outcome; with its default mailbox of 64 messages.
+//!
+//! It keeps order per key, and the actor counts versions. It lacks a bound for the whole, as each
+//! key has a mailbox of its own; a limit of how many handlers run at once; and one drain for all:
+//! each actor is stopped by itself, and whoever wants to end idle ones races with the next message.
+
+use super::Contender;
+use crate::domain::{Command, Domain, Id, Refused, Versioned};
+use crate::runtimes::Tokio;
+use crate::workload::Setup;
+use dashmap::DashMap;
+use kameo::Actor;
+use kameo::actor::{ActorRef, Spawn};
+use kameo::error::SendError;
+use kameo::message::{Context, Message};
+use std::sync::Arc;
+
+#[derive(Actor)]
+struct Aggregate {
+    domain: Arc<Domain<Tokio>>,
+    /// `None` until it is loaded.
+    held: Option<Versioned>,
+}
+
+impl Message<Command> for Aggregate {
+    type Reply = Result<u64, Refused>;
+
+    async fn handle(
+        &mut self,
+        command: Command,
+        _: &mut Context<Self, Self::Reply>,
+    ) -> Self::Reply {
+        let held = match &mut self.held {
+            Some(held) => held,
+            None => self.held.insert(self.domain.load(&command.id).await),
+        };
+        self.domain.commit(held, command).await
+    }
+}
+
+pub struct Kameo {
+    domain: Arc<Domain<Tokio>>,
+    actors: DashMap<Id, Arc<ActorRef<Aggregate>>>,
+}
+
+impl Kameo {
+    // In an `Arc`, as a clone of the reference itself counts in several places.
+    fn actor(&self, id: &Id) -> Arc<ActorRef<Aggregate>> {
+        if let Some(actor) = self.actors.get(id) {
+            return Arc::clone(&actor);
+        }
+        let spawn = || {
+            Arc::new(Aggregate::spawn(Aggregate { domain: Arc::clone(&self.domain), held: None }))
+        };
+        Arc::clone(&self.actors.entry(Arc::clone(id)).or_insert_with(spawn))
+    }
+}
+
+impl Contender for Kameo {
+    type Runtime = Tokio;
+
+    fn start(setup: &Setup) -> Self {
+        Self { domain: Arc::new(Domain::new(setup.stored)), actors: DashMap::new() }
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        let actor = self.actor(&command.id);
+        actor.ask(command).await.map_err(|error| match error {
+            SendError::HandlerError(refused) => refused,
+            _ => Refused::Lost,
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! Who is measured.
+
+mod actor_per_shard;
+mod bare;
+mod grommet;
+mod kameo;
+mod mutex_per_key;
+mod ractor;
+mod seed_port;
+mod shardpool;
+mod task_exec_queue;
+
+use crate::child;
+use crate::domain::{Command, Refused};
+use crate::runtimes::{AsyncStd, Blocking, Runtime, Smol, Tokio};
+use crate::workload::{Load, Setup, Task, Workload};
+use std::future::Future;
+
+/// Somebody who carries commands out, one at a time per aggregate.
+pub trait Contender: Sized + Send + Sync + 'static {
+    /// Where callers run, and handlers.
+    type Runtime: Runtime;
+
+    /// Starts it.
+    fn start(setup: &Setup) -> Self;
+
+    /// Sends a command, and waits for its outcome.
+    fn send(&self, command: Command) -> impl Future<Output = Result<u64, Refused>> + Send;
+}
+
+/// One who can be called from threads outside the runtime.
+pub trait Outside: Contender {
+    /// The outcome to come.
+    type Ticket: Send;
+
+    /// Submits a command, and blocks while there is no room.
+    fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused>;
+
+    /// Blocks until the outcome is there.
+    fn wait(ticket: Self::Ticket) -> Result<u64, Refused>;
+
+    /// Submits a command, and blocks until its outcome is there.
+    fn blocking_send(&self, command: Command) -> Result<u64, Refused> {
+        Self::wait(self.blocking_submit(command)?)
+    }
+}
+
+/// A contender's name, and what it runs.
+pub struct Entry {
+    pub name: &'static str,
+    /// Which workloads it takes part in.
+    pub takes: fn(&Workload) -> bool,
+    /// Carries out a child's orders.
+    pub serve: fn(Workload, f64),
+}
+
+/// The one that all others are compared with.
+pub const REFERENCE: &str = "shardpool-tokio";
+
+/// Whether it is one of the pool's own.
+pub fn is_shardpool(name: &str) -> bool {
+    name.starts_with("shardpool-")
+}
+
+fn all(_: &Workload) -> bool {
+    true
+}
+
+/// A thread for each wait of 16,384 is not what threads are for.
+fn all_but_many_waits(workload: &Workload) -> bool {
+    !workload.name.starts_with("W6")
+}
+
+fn is_outside(workload: &Workload) -> bool {
+    matches!(workload.load, Load::Outside { .. })
+}
+
+fn evicts(workload: &Workload) -> bool {
+    workload.name == "W10/evicts"
+}
+
+fn inside(workload: &Workload) -> bool {
+    !is_outside(workload)
+}
+
+fn inside_without_eviction(workload: &Workload) -> bool {
+    inside(workload) && !evicts(workload)
+}
+
+fn inside_without_store(workload: &Workload) -> bool {
+    inside(workload) && workload.setup.stored.is_none()
+}
+
+fn all_without_eviction(workload: &Workload) -> bool {
+    !evicts(workload)
+}
+
+fn no_op(workload: &Workload) -> bool {
+    workload.task == Task::Nothing
+        && inside(workload)
+        && !matches!(workload.load, Load::Blocked { .. })
+}
+
+fn has_limit(workload: &Workload) -> bool {
+    matches!(workload.task, Task::WaitMs(_) | Task::SpinUs(_) | Task::Planned)
+}
+
+fn has_timer_limit(workload: &Workload) -> bool {
+    matches!(workload.task, Task::WaitMs(_) | Task::Planned)
+}
+
+/// All of them, in the order in which the first round takes them.
+pub const ALL: &[Entry] = &[
+    Entry {
+        name: REFERENCE,
+        takes: all,
+        serve: child::serve_outside::<shardpool::Shardpool<Tokio>>,
+    },
+    Entry {
+        name: "shardpool-smol",
+        takes: all,
+        serve: child::serve_outside::<shardpool::Shardpool<Smol>>,
+    },
+    Entry {
+        name: "shardpool-async-std",
+        takes: all,
+        serve: child::serve_outside::<shardpool::Shardpool<AsyncStd>>,
+    },
+    Entry {
+        name: "shardpool-threads",
+        takes: all_but_many_waits,
+        serve: child::serve_outside::<shardpool::Shardpool<Blocking>>,
+    },
+    Entry {
+        name: "actor-per-shard",
+        takes: all_without_eviction,
+        serve: child::serve_outside::<actor_per_shard::ActorPerShard>,
+    },
+    Entry {
+        name: "mutex-per-key",
+        takes: inside_without_eviction,
+        serve: child::serve::<mutex_per_key::InCaller>,
+    },
+    Entry {
+        name: "mutex-per-key-spawned",
+        takes: inside_without_eviction,
+        serve: child::serve::<mutex_per_key::Spawned>,
+    },
+    Entry {
+        name: "seed-port",
+        takes: inside_without_store,
+        serve: child::serve::<seed_port::SeedPort>,
+    },
+    Entry { name: "kameo", takes: inside_without_eviction, serve: child::serve::<kameo::Kameo> },
+    Entry {
+        name: "ractor-key-persistent",
+        takes: inside_without_eviction,
+        serve: child::serve::<ractor::KeyPersistent>,
+    },
+    Entry {
+        name: "ractor-sticky",
+        takes: inside_without_eviction,
+        serve: child::serve::<ractor::Sticky>,
+    },
+    Entry { name: "grommet", takes: inside, serve: child::serve::<grommet::Grommet> },
+    Entry {
+        name: "task-exec-queue",
+        takes: inside_without_eviction,
+        serve: child::serve::<task_exec_queue::Grouped>,
+    },
+    Entry { name: "limit", takes: has_limit, serve: child::serve_limit::<bare::Bare<Tokio>> },
+    Entry {
+        name: "limit-smol",
+        takes: has_timer_limit,
+        serve: child::serve_limit::<bare::Bare<Smol>>,
+    },
+    Entry {
+        name: "limit-async-std",
+        takes: has_timer_limit,
+        serve: child::serve_limit::<bare::Bare<AsyncStd>>,
+    },
+    Entry { name: "harness", takes: no_op, serve: child::serve::<bare::Bare<Tokio>> },
+];
+
+/// The contender of this name.
+pub fn named(name: &str) -> Option<&'static Entry> {
+    ALL.iter().find(|entry| entry.name == name)
+}

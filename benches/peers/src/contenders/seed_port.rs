@@ -1,0 +1,80 @@
+//! A plain port of the design that shardpool started from, a Go package of channels: per shard a
+//! dispatcher that counts versions, and workers that take jobs from a shared queue.
+//!
+//! Two flume channels with `send_async` and `recv_async`, and a tokio oneshot for each outcome. It
+//! lacks order and exclusion per key, as two workers can have jobs of one key at the same time; with
+//! more than one worker its versions have gaps after a rejection, as the original corrects them with
+//! a single worker only; and it keeps no state, so that handlers here get a new one each time.
+
+use super::Contender;
+use crate::domain::{Command, Domain, Id, Refused, State};
+use crate::runtimes::Tokio;
+use crate::workload::Setup;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+struct Envelope {
+    command: Command,
+    reply: oneshot::Sender<Result<u64, Refused>>,
+}
+
+struct Job {
+    envelope: Envelope,
+    version: u64,
+}
+
+pub struct SeedPort {
+    shards: Box<[flume::Sender<Envelope>]>,
+    hasher: RandomState,
+}
+
+async fn dispatch_commands(commands: flume::Receiver<Envelope>, jobs: flume::Sender<Job>) {
+    let mut versions: HashMap<Id, u64> = HashMap::new();
+    while let Ok(envelope) = commands.recv_async().await {
+        let version = versions.entry(Arc::clone(&envelope.command.id)).or_default();
+        *version += 1;
+        let job = Job { version: *version, envelope };
+        if jobs.send_async(job).await.is_err() {
+            break;
+        }
+    }
+}
+
+async fn worker_loop(domain: Arc<Domain<Tokio>>, jobs: flume::Receiver<Job>) {
+    while let Ok(Job { envelope: Envelope { command, reply }, version }) = jobs.recv_async().await {
+        let outcome = domain.handle(&mut State::default(), version, command).await;
+        // Dropped if the receiver has gone.
+        let _ = reply.send(outcome);
+    }
+}
+
+impl Contender for SeedPort {
+    type Runtime = Tokio;
+
+    fn start(setup: &Setup) -> Self {
+        let domain = Arc::new(Domain::new(setup.stored));
+        let shards = (0..setup.shards)
+            .map(|_| {
+                let (sender, commands) = flume::bounded(setup.depth);
+                let (jobs, queue) = flume::bounded(setup.depth);
+                Tokio::handle().spawn(dispatch_commands(commands, jobs));
+                for _ in 0..setup.workers {
+                    Tokio::handle().spawn(worker_loop(Arc::clone(&domain), queue.clone()));
+                }
+                sender
+            })
+            .collect();
+        Self { shards, hasher: RandomState::new() }
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        let shard = self.hasher.hash_one(&command.id) as usize % self.shards.len();
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.shards[shard].send_async(Envelope { command, reply }).await;
+        sent.map_err(|_| Refused::Lost)?;
+        outcome.await.unwrap_or(Err(Refused::Lost))
+    }
+}

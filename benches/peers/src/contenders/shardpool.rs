@@ -1,0 +1,117 @@
+//! shardpool, on each of its executors.
+//!
+//! Callers of the `Threads` executor run on a tokio runtime with two threads; the others' run on
+//! the pool's own runtime.
+
+use super::{Contender, Outside};
+use crate::domain::{Command, Domain, Id, Refused, State};
+use crate::runtimes::{AsyncStd, Blocking, Runtime, Smol, Tokio};
+use crate::workload::Setup;
+use shardpool::executors::{self, Executor};
+use shardpool::{CommandHandler, Context, Failure, Loaded, Loader, PoolOf, ShardPool, Ticket};
+use std::sync::Arc;
+
+/// A runtime that the pool has an executor for.
+pub trait Host: Runtime {
+    fn executor() -> impl Executor;
+}
+
+impl Host for Tokio {
+    fn executor() -> impl Executor {
+        executors::Tokio::new(Self::handle().clone())
+    }
+}
+
+impl Host for Smol {
+    fn executor() -> impl Executor {
+        executors::Smol::global()
+    }
+}
+
+impl Host for AsyncStd {
+    fn executor() -> impl Executor {
+        executors::AsyncStd::new()
+    }
+}
+
+impl Host for Blocking {
+    fn executor() -> impl Executor {
+        executors::Threads::new()
+    }
+}
+
+/// The domain, as the pool's handler and loader.
+struct Shared<R>(Arc<Domain<R>>);
+
+impl<R: Runtime> CommandHandler for Shared<R> {
+    type Command = Command;
+    type State = State;
+    type Output = u64;
+    type Error = Refused;
+
+    async fn handle(
+        &self,
+        state: &mut State,
+        command: Command,
+        cx: &Context,
+    ) -> Result<u64, Failure<Refused>> {
+        self.0.handle(state, cx.version(), command).await.map_err(Failure::Rejected)
+    }
+}
+
+impl<R: Runtime> Loader for Shared<R> {
+    type AggregateId = Id;
+    type State = State;
+    type Error = Refused;
+
+    async fn load(&self, id: &Id) -> Result<Loaded<State>, Refused> {
+        let held = self.0.load(id).await;
+        Ok(Loaded::new(held.state, held.version))
+    }
+}
+
+pub struct Shardpool<R: Host> {
+    pool: PoolOf<Shared<R>>,
+}
+
+impl<R: Host> Contender for Shardpool<R> {
+    type Runtime = R;
+
+    fn start(setup: &Setup) -> Self {
+        let domain = Arc::new(Domain::<R>::new(setup.stored));
+        let builder = ShardPool::builder(Shared(Arc::clone(&domain)))
+            .shards(setup.shards)
+            .workers_per_shard(setup.workers)
+            .queue_depth(setup.depth);
+        let pool = match setup.max_resident {
+            Some(aggregates) => {
+                builder.loader(Shared(domain)).max_resident(aggregates).start(R::executor())
+            }
+            None => builder.start(R::executor()),
+        };
+        Self { pool: pool.expect("the pool starts") }
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        match self.pool.send(command).await {
+            Ok(receipt) => Ok(receipt.output),
+            Err(_) => Err(Refused::Lost),
+        }
+    }
+}
+
+impl<R: Host> Outside for Shardpool<R> {
+    type Ticket = Ticket<Command, u64, Refused>;
+
+    fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
+        self.pool.blocking_submit(command).map_err(|_| Refused::Lost)
+    }
+
+    fn wait(ticket: Self::Ticket) -> Result<u64, Refused> {
+        ticket.blocking_wait().map(|receipt| receipt.output).map_err(|_| Refused::Lost)
+    }
+
+    fn blocking_send(&self, command: Command) -> Result<u64, Refused> {
+        self.pool.blocking_send(command).map(|receipt| receipt.output).map_err(|_| Refused::Lost)
+    }
+}

@@ -1,0 +1,121 @@
+//! The same workloads over shardpool and over what else does its job, or part of it.
+//! `README.md` says what is measured, and how.
+
+mod allocations;
+mod child;
+mod conduct;
+mod contenders;
+mod domain;
+mod measure;
+mod report;
+mod runtimes;
+mod window;
+mod workload;
+
+use clap::{Parser, Subcommand};
+use contenders::Entry;
+use std::process::ExitCode;
+use workload::Workload;
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
+
+/// Measures shardpool and its peers on the same workloads.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// How many rounds; by default 7, and fewer where a run is long
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Workloads, as in W1,W6/64; by default all
+    #[arg(long, value_delimiter = ',', value_parser = workloads, value_name = "WORKLOAD")]
+    only: Vec<Workloads>,
+    /// Contenders; by default all
+    #[arg(long, value_delimiter = ',', value_parser = contender, value_name = "CONTENDER")]
+    contenders: Vec<&'static Entry>,
+    /// A line of JSON for each contender on each workload, instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    child: Option<Child>,
+}
+
+#[derive(Subcommand)]
+enum Child {
+    /// What this program runs itself as, for each contender
+    #[command(hide = true)]
+    Child {
+        #[arg(long, value_parser = contender)]
+        contender: &'static Entry,
+        #[arg(long, value_parser = workload)]
+        workload: Workload,
+        #[arg(long)]
+        steps_per_us: f64,
+    },
+}
+
+/// What one word on the command line means.
+#[derive(Clone)]
+struct Workloads(Vec<Workload>);
+
+fn workloads(word: &str) -> Result<Workloads, String> {
+    let meant = workload::meant_by(word);
+    if meant.is_empty() {
+        let names: Vec<_> = workload::ALL.iter().map(|workload| workload.name).collect();
+        return Err(format!("there is no such workload; there are {}", names.join(", ")));
+    }
+    Ok(Workloads(meant))
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    workload::named(name).ok_or_else(|| "there is no such workload".to_owned())
+}
+
+fn contender(name: &str) -> Result<&'static Entry, String> {
+    contenders::named(name).ok_or_else(|| {
+        let names: Vec<_> = contenders::ALL.iter().map(|entry| entry.name).collect();
+        format!("there is no such contender; there are {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    // Wrong arguments end the program here, with a message and code 2.
+    let arguments = Arguments::parse();
+    if let Some(Child::Child { contender, workload, steps_per_us }) = arguments.child {
+        (contender.serve)(workload, steps_per_us);
+        return ExitCode::SUCCESS;
+    }
+
+    let asked = |workload: &Workload| {
+        let mut words = arguments.only.iter().flat_map(|Workloads(meant)| meant);
+        arguments.only.is_empty() || words.any(|meant| meant.name == workload.name)
+    };
+    let chosen = |entry: &&'static Entry| {
+        arguments.contenders.is_empty()
+            || arguments.contenders.iter().any(|chosen| chosen.name == entry.name)
+    };
+    let contenders: Vec<_> = contenders::ALL.iter().filter(chosen).collect();
+    let rounds = arguments.rounds.map(|rounds| rounds as usize);
+    let steps_per_us = domain::steps_per_us();
+
+    let mut troubles = Vec::new();
+    let mut nothing_to_do = true;
+    for workload in workload::ALL.iter().filter(|workload| asked(workload)) {
+        let (summaries, new) = conduct::conduct(workload, &contenders, rounds, steps_per_us);
+        nothing_to_do &= summaries.is_empty() && new.is_empty();
+        if arguments.json {
+            report::lines(workload, &summaries);
+        } else if !summaries.is_empty() {
+            report::table(workload, &summaries);
+        }
+        troubles.extend(new);
+    }
+    if nothing_to_do {
+        eprintln!("error: none of these contenders takes part in any of these workloads");
+        return ExitCode::from(2);
+    }
+    for trouble in &troubles {
+        eprintln!("{trouble}");
+    }
+    if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
