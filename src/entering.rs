@@ -68,24 +68,19 @@ pub(crate) enum WaitsFor {
     Outcome,
 }
 
-/// The state of a submission.
+/// The state of a submission. Three fields instead of one enumeration: moving that as a whole, once
+/// into a register and back, is slower than all the rest of a poll.
 pub(crate) struct Entering<'p, T: Types> {
     pool: &'p Inner<T>,
     wanted: Option<usize>,
     deadline: Option<Instant>,
-    step: Step<T>,
+    /// Until the first poll: nothing has happened.
+    command: Option<T::Command>,
+    /// Then, until it is refused or what was accepted is taken.
+    cell: Option<Held<T>>,
+    /// The shard in whose lobby the cell is; if `None`, it is accepted.
+    waits_at: Option<usize>,
     watch: Watch,
-}
-
-enum Step<T: Types> {
-    /// Not polled yet: nothing has happened.
-    New(T::Command),
-    /// In the lobby.
-    Waiting { cell: Held<T>, shard: usize },
-    /// Accepted.
-    Accepted(Held<T>),
-    /// Refused, or what was accepted was taken.
-    Over,
 }
 
 impl<'p, T: Types + 'static> Entering<'p, T> {
@@ -97,7 +92,8 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         command: T::Command,
     ) -> Self {
         let deadline = pool.deadline(time);
-        Self { pool, wanted, deadline, step: Step::New(command), watch: Watch::default() }
+        let command = Some(command);
+        Self { pool, wanted, deadline, command, cell: None, waits_at: None, watch: Watch::default() }
     }
 
     /// Polls until the command is accepted, and gives the claim to its outcome.
@@ -106,13 +102,9 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Waiter<T>, SubmitError<T::Command>>> {
         ready!(self.poll_accepted(cx, WaitsFor::Room))?;
-        match std::mem::replace(&mut self.step, Step::Over) {
-            Step::Accepted(cell) => {
-                self.watch.take_off();
-                Poll::Ready(Ok(Waiter::new(cell, std::mem::take(&mut self.watch))))
-            }
-            _ => unreachable!("a submission that was accepted has its cell"),
-        }
+        let cell = self.cell.take().expect("a submission that was accepted has its cell");
+        self.watch.take_off();
+        Poll::Ready(Ok(Waiter::new(cell, std::mem::take(&mut self.watch))))
     }
 
     /// Polls until the command has ended.
@@ -122,11 +114,9 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Receipt<T::Output>, SendError<T::Command, T::Error>>> {
         ready!(self.poll_accepted(cx, WaitsFor::Outcome)).map_err(SendError::NotAccepted)?;
-        let Step::Accepted(cell) = &self.step else {
-            unreachable!("a submission that was accepted has its cell")
-        };
+        let cell = self.cell.as_ref().expect("a submission that was accepted has its cell");
         let outcome = ready!(poll_outcome(cell, &mut self.watch, cx));
-        self.step = Step::Over;
+        self.cell = None;
         Poll::Ready(outcome.map_err(SendError::Command))
     }
 
@@ -136,38 +126,32 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         cx: &mut Context<'_>,
         waits_for: WaitsFor,
     ) -> Poll<Result<(), SubmitError<T::Command>>> {
-        if let Step::New(_) = self.step {
-            let Step::New(command) = std::mem::replace(&mut self.step, Step::Over) else {
-                unreachable!("it was new a moment ago")
-            };
-            match self.enter(command, waits_for) {
-                Ok(step) => self.step = step,
-                Err(error) => {
-                    self.watch.take_off();
-                    return Poll::Ready(Err(error));
-                }
+        if let Some(command) = self.command.take() {
+            if let Err(error) = self.enter(command, waits_for) {
+                self.watch.take_off();
+                return Poll::Ready(Err(error));
             }
+        } else if self.cell.is_none() {
+            panic!("submission polled after it was ready");
         }
-        match &self.step {
-            Step::Accepted(_) => Poll::Ready(Ok(())),
-            Step::Waiting { .. } => self.poll_waiting(cx, waits_for),
-            _ => panic!("submission polled after it was ready"),
+        match self.waits_at {
+            None => Poll::Ready(Ok(())),
+            Some(shard) => self.poll_waiting(shard, cx, waits_for),
         }
     }
 
     #[cold]
     fn poll_waiting(
         &mut self,
+        shard: usize,
         cx: &mut Context<'_>,
         waits_for: WaitsFor,
     ) -> Poll<Result<(), SubmitError<T::Command>>> {
-        let Step::Waiting { cell, shard } = &self.step else {
-            unreachable!("only called for a submission that waits")
-        };
+        let cell = self.cell.as_ref().expect("a submission that waits has its cell");
         let granted = match cell.poll_granted(cx) {
             Poll::Ready(granted) => granted,
             Poll::Pending => {
-                let front = &self.pool.shard(*shard).front;
+                let front = &self.pool.shard(shard).front;
                 let target = |origin: Option<&Origin>| {
                     Some(target(front, origin, waits_for, Some(cell.probe())))
                 };
@@ -180,23 +164,16 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
                 return Poll::Pending;
             }
         };
-        let Step::Waiting { cell, .. } = std::mem::replace(&mut self.step, Step::Over) else {
-            unreachable!("it was waiting a moment ago")
-        };
-        Poll::Ready(match granted {
-            Ok(()) => {
-                self.step = Step::Accepted(cell);
-                Ok(())
+        self.waits_at = None;
+        Poll::Ready(granted.map_err(|refused| {
+            self.watch.take_off();
+            self.cell = None;
+            match refused {
+                Refused::Closed(command) => SubmitError::Closed(command),
+                Refused::Expired(command) => SubmitError::Expired(command),
+                Refused::Deadlock(command) => SubmitError::Deadlock(command),
             }
-            Err(refused) => {
-                self.watch.take_off();
-                    Err(match refused {
-                    Refused::Closed(command) => SubmitError::Closed(command),
-                    Refused::Expired(command) => SubmitError::Expired(command),
-                    Refused::Deadlock(command) => SubmitError::Deadlock(command),
-                })
-            }
-        })
+        }))
     }
 
     /// The first poll: accepted, or in the lobby.
@@ -205,7 +182,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         &mut self,
         command: T::Command,
         waits_for: WaitsFor,
-    ) -> Result<Step<T>, SubmitError<T::Command>> {
+    ) -> Result<(), SubmitError<T::Command>> {
         let route = self.pool.route(self.wanted, command)?;
         if self.pool.clock.has_passed(self.deadline) {
             return Err(SubmitError::Expired(route.command));
@@ -215,10 +192,11 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             return self.enter_inside(shard, route, waits_for);
         }
         match shard.front.enter_or_wait() {
-            Entry::Closed => Err(SubmitError::Closed(route.command)),
-            Entry::Accepted => Ok(Step::Accepted(accept(shard, route, self.deadline))),
-            Entry::Full => Ok(self.wait(shard, route, waits_for)),
+            Entry::Closed => return Err(SubmitError::Closed(route.command)),
+            Entry::Accepted => self.cell = Some(accept(shard, route, self.deadline)),
+            Entry::Full => self.wait(shard, route, waits_for),
         }
+        Ok(())
     }
 
     /// As `enter`, inside a handler: a wait that could never end is refused.
@@ -228,7 +206,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         shard: &Shard<T>,
         route: Route<T::Command>,
         waits_for: WaitsFor,
-    ) -> Result<Step<T>, SubmitError<T::Command>> {
+    ) -> Result<(), SubmitError<T::Command>> {
         let front = &shard.front;
         if front.is_closed() {
             return Err(SubmitError::Closed(route.command));
@@ -251,25 +229,27 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             entry = front.enter_or_wait();
         }
         match entry {
-            Entry::Closed => Err(SubmitError::Closed(route.command)),
+            Entry::Closed => return Err(SubmitError::Closed(route.command)),
             Entry::Accepted => {
                 let cell = accept(shard, route, self.deadline);
                 self.refine(front, waits_for, &cell);
-                Ok(Step::Accepted(cell))
+                self.cell = Some(cell);
             }
-            Entry::Full => Ok(self.wait(shard, route, waits_for)),
+            Entry::Full => self.wait(shard, route, waits_for),
         }
+        Ok(())
     }
 
     /// Goes to the lobby, with a place among those who wait.
     #[cold]
-    fn wait(&self, shard: &Shard<T>, route: Route<T::Command>, waits_for: WaitsFor) -> Step<T> {
+    fn wait(&mut self, shard: &Shard<T>, route: Route<T::Command>, waits_for: WaitsFor) {
         let front = &shard.front;
         let (cell, envelope) = Cell::waiting(route.command, self.deadline, front);
         // Before the push: a dispatcher that finds no room will ever come looks for it.
         self.refine(front, waits_for, &cell);
         shard.push_waiting(route.hash, envelope);
-        Step::Waiting { cell, shard: route.shard }
+        self.cell = Some(cell);
+        self.waits_at = Some(route.shard);
     }
 
     /// Tells the published wait which cell to look at.
@@ -295,24 +275,21 @@ fn target(
 impl<T: Types> Drop for Entering<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        if let Step::Waiting { .. } | Step::Accepted(_) = self.step {
-            self.give_up();
+        if let Some(cell) = self.cell.take() {
+            self.give_up(cell);
         }
     }
 }
 
 impl<T: Types> Entering<'_, T> {
     #[cold]
-    fn give_up(&mut self) {
+    fn give_up(&mut self, cell: Held<T>) {
         // The published wait first: it holds the cell as well, which is to be recycled.
         self.watch.take_off();
-        match std::mem::replace(&mut self.step, Step::Over) {
-            Step::Waiting { cell, shard } => {
-                if cell.abandon() {
-                    self.pool.shard(shard).front.stop_waiting();
-                }
-                }
-            Step::Accepted(_) | Step::New(_) | Step::Over => {}
+        if let Some(shard) = self.waits_at
+            && cell.abandon()
+        {
+            self.pool.shard(shard).front.stop_waiting();
         }
     }
 }
