@@ -16,8 +16,8 @@
 //! | `waker` | caller side | while the state has no `WATCHED` and is not `DONE` |
 //! | `waker` | both read | while the state has `WATCHED` |
 //! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |
-//! | `lobby` | a waiting submission registers, queue side wakes | before it is accepted |
-//! | `hash`, `deadline`, `front` | everybody reads | never written while shared |
+//! | `extra.lobby` | a waiting submission registers, queue side wakes | before it is accepted |
+//! | `front`, the rest of `extra` | everybody reads | never written while shared |
 //!
 //! # The states
 //!
@@ -167,17 +167,22 @@ pub(crate) struct Cell<T: Types> {
     /// How many hold the cell: both sides, and clones of a handler's context.
     holders: AtomicU32,
     state: AtomicU8,
-    /// There is a deadline: it is not on the first line.
-    is_timed: bool,
+    /// Whether there is something in `extra`, which is not on the first line.
+    has_extra: bool,
     /// The number of the aggregate's lane, once the dispatcher knows it; 0 before.
     lane: AtomicU64,
     next: UnsafeCell<Option<Envelope<T>>>,
     waker: UnsafeCell<MaybeUninit<Waker>>,
     slot: UnsafeCell<Slot<T>>,
     // The second line, if commands are small.
-    deadline: Option<Instant>,
     /// The shard's front, not counted: see `Cell::front`.
     front: *const Front,
+    extra: MaybeUninit<Extra>,
+}
+
+/// What most commands do without.
+struct Extra {
+    deadline: Option<Instant>,
     /// Of a submission that waits, or has waited, for room.
     lobby: Option<Box<AtomicWaker>>,
 }
@@ -390,17 +395,21 @@ impl<T: Types> Cell<T> {
         front: &Arc<Front>,
         lobby: Option<Box<AtomicWaker>>,
     ) -> (Held<T>, Envelope<T>) {
+        let has_extra = deadline.is_some() || lobby.is_some();
+        let mut extra = MaybeUninit::uninit();
+        if has_extra {
+            extra.write(Extra { deadline, lobby });
+        }
         let cell = block::begin(Self {
             holders: AtomicU32::new(2),
             state: AtomicU8::new(state),
-            is_timed: deadline.is_some(),
+            has_extra,
             lane: AtomicU64::new(0),
             next: UnsafeCell::new(None),
             waker: UnsafeCell::new(MaybeUninit::uninit()),
             slot: UnsafeCell::new(Slot::Command(command)),
-            deadline,
             front: Arc::as_ptr(front),
-            lobby,
+            extra,
         });
         (Held(cell), Envelope::new(Held(cell)))
     }
@@ -558,7 +567,7 @@ impl<T: Types> Cell<T> {
         if let Some(result) = self.try_granted() {
             return Poll::Ready(result);
         }
-        if let Some(lobby) = &self.lobby {
+        if let Some(lobby) = self.lobby() {
             lobby.register(cx.waker());
         }
         // Register, then look again: a decision before the registration is seen here, one after it
@@ -570,8 +579,19 @@ impl<T: Types> Cell<T> {
         }
     }
 
+    fn extra(&self) -> Option<&Extra> {
+        self.has_extra.then(|| {
+            // SAFETY: it was written together with `has_extra`, before the cell was shared.
+            unsafe { self.extra.assume_init_ref() }
+        })
+    }
+
+    fn lobby(&self) -> Option<&AtomicWaker> {
+        self.extra()?.lobby.as_deref()
+    }
+
     fn wake_lobby(&self) {
-        if let Some(lobby) = &self.lobby {
+        if let Some(lobby) = self.lobby() {
             // A waker is user code too.
             let _ = contain(|| lobby.wake());
         }
@@ -679,8 +699,7 @@ impl<T: Types> Envelope<T> {
 
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let cell = self.cell();
-        if cell.is_timed { cell.deadline } else { None }
+        self.cell().extra()?.deadline
     }
 
     /// The dispatcher tells which lane the command is in.
@@ -979,8 +998,9 @@ impl<T: Types> Drop for Cell<T> {
         );
         // What users have left in it: a command, an outcome, or the waker of a waiting submission.
         std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
-        if let Some(lobby) = self.lobby.take() {
-            drop_contained(lobby);
+        if self.has_extra {
+            // SAFETY: as in `extra`; nobody looks at it any more.
+            drop_contained(unsafe { self.extra.assume_init_read() });
         }
     }
 }

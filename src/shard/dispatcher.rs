@@ -320,17 +320,25 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
     }
 
+    /// Hands ready lanes to the ring, while there is room.
+    fn offer_ready(&mut self) {
+        while self.room > 0
+            && let Some(turn) = self.schedule.next_turn()
+        {
+            self.room -= 1;
+            self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+        }
+    }
+
     /// Hands ready lanes to the ring and wakes workers. True if the rest must be watched.
     fn hand_out(&mut self) -> bool {
-        let floor = &self.floor;
         // What was offered before this poll and is still there.
-        let left = self.offered.wrapping_sub(floor.taken()) as isize > 0;
+        let left = self.offered.wrapping_sub(self.floor.taken()) as isize > 0;
         if self.schedule.has_ready() {
-            for _ in 0..floor.room() {
-                let Some(turn) = self.schedule.next_turn() else { break };
-                floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
-            }
+            self.room = self.floor.room();
+            self.offer_ready();
         }
+        let floor = &self.floor;
         floor.say_more(self.schedule.has_ready());
         let new = floor.offered() != self.offered;
         self.offered = floor.offered();
@@ -460,6 +468,10 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         let (floor, schedule) = (&this.floor, &mut this.schedule);
         this.room = floor.room();
         floor.take_returned(|seat| schedule.returned(seat));
+        // Before commands are taken: those for idle lanes then find nobody before them.
+        if this.schedule.has_ready() {
+            this.offer_ready();
+        }
         if !calm {
             this.take_lobby();
         }

@@ -21,6 +21,7 @@
 use hashbrown::HashTable;
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::num::NonZero;
 
 /// A handle of a lane, as the schedule sees it.
 pub(crate) trait Place: Copy + PartialEq {
@@ -65,8 +66,8 @@ pub(crate) struct Desk<P: Place> {
     /// Kept, so that no id is hashed again.
     hash: u64,
     backlog: Cell<P::Backlog>,
-    /// Where in `behind` the lane is, if it is there.
-    behind_at: Cell<Option<u32>>,
+    /// Where in `behind` the lane is, counted from one, if it is there.
+    behind_at: Cell<Option<NonZero<u32>>>,
     /// The lane is in the ready queue.
     ready: Cell<bool>,
     /// Neighbours in the order of last use.
@@ -212,11 +213,18 @@ impl<P: Place> Schedule<P> {
     }
 
     fn add_behind(&mut self, lane: P) {
-        let at = &lane.desk().behind_at;
-        if at.get().is_none() {
-            let last = u32::try_from(self.behind.len());
-            at.set(Some(last.expect("fewer lanes are out than the ring and the workers hold")));
+        if lane.desk().behind_at.get().is_none() {
             self.behind.push(lane);
+            self.note_behind(self.behind.len());
+        }
+    }
+
+    /// Notes in a lane where in `behind` it is, counted from one.
+    fn note_behind(&self, at: usize) {
+        if let Some(lane) = self.behind.get(at.wrapping_sub(1)) {
+            let at = u32::try_from(at).ok().and_then(NonZero::new);
+            debug_assert!(at.is_some(), "more lanes are out than ring and workers can hold");
+            lane.desk().behind_at.set(at);
         }
     }
 
@@ -267,10 +275,9 @@ impl<P: Place> Schedule<P> {
         }
         lane.is_back();
         if let Some(at) = lane.desk().behind_at.take() {
-            self.behind.swap_remove(at as usize);
-            if let Some(moved) = self.behind.get(at as usize) {
-                moved.desk().behind_at.set(Some(at));
-            }
+            let at = at.get() as usize;
+            self.behind.swap_remove(at - 1);
+            self.note_behind(at);
         }
         if lane.desk().has_backlog() {
             self.settle(lane);
