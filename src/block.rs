@@ -56,9 +56,9 @@ const fn layout<T>() -> Layout {
     }
 }
 
-/// Memory for a `T`, with the value in it. To be ended by [`end`].
+/// Memory for a `T`, to be written, and then to be ended by [`end`].
 #[inline]
-pub(crate) fn begin<T>(value: T) -> NonNull<T> {
+pub(crate) fn begin<T>() -> NonNull<T> {
     const { assert!(size_of::<T>() != 0) }
     let kept = if is_kept::<T>() { take(lines::<T>() - 1) } else { None };
     let block = kept.unwrap_or_else(|| {
@@ -66,17 +66,14 @@ pub(crate) fn begin<T>(value: T) -> NonNull<T> {
         // SAFETY: the type has a size, and so has the layout.
         NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
     });
-    let place = block.cast::<T>();
-    // SAFETY: the block is nobody else's, and has the size and the alignment of `T` at least.
-    unsafe { place.write(value) };
-    place
+    block.cast()
 }
 
 /// Drops the value, and keeps or frees its memory.
 ///
 /// # Safety
 ///
-/// The pointer came from `begin::<T>`, and nobody uses it any more.
+/// The pointer came from `begin::<T>`, was written, and nobody uses it any more.
 #[inline]
 pub(crate) unsafe fn end<T>(place: NonNull<T>) {
     // SAFETY: as promised by the caller.
@@ -140,6 +137,13 @@ impl Drop for Lists {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
+
+    fn begin<T>(value: T) -> NonNull<T> {
+        let place = super::begin::<T>();
+        // SAFETY: it is memory for a `T`.
+        unsafe { place.write(value) };
+        place
+    }
 
     #[test]
     fn a_block_is_used_again_by_another_type_of_the_same_length() {

@@ -396,21 +396,24 @@ impl<T: Types> Cell<T> {
         lobby: Option<Box<AtomicWaker>>,
     ) -> (Held<T>, Envelope<T>) {
         let has_extra = deadline.is_some() || lobby.is_some();
-        let mut extra = MaybeUninit::uninit();
-        if has_extra {
-            extra.write(Extra { deadline, lobby });
+        let cell = block::begin::<Self>();
+        let this = cell.as_ptr();
+        // Field by field: a whole one would be made on the stack first, and copied in pieces of another
+        // size, which the processor waits for.
+        // SAFETY: it is memory for a cell, and nobody else's. All fields are written but `waker`, which
+        // may be anything at first.
+        unsafe {
+            (&raw mut (*this).holders).write(AtomicU32::new(2));
+            (&raw mut (*this).state).write(AtomicU8::new(state));
+            (&raw mut (*this).has_extra).write(has_extra);
+            (&raw mut (*this).lane).write(AtomicU64::new(0));
+            (&raw mut (*this).next).write(UnsafeCell::new(None));
+            (&raw mut (*this).slot).write(UnsafeCell::new(Slot::Command(command)));
+            (&raw mut (*this).front).write(Arc::as_ptr(front));
+            if has_extra {
+                (&raw mut (*this).extra).write(MaybeUninit::new(Extra { deadline, lobby }));
+            }
         }
-        let cell = block::begin(Self {
-            holders: AtomicU32::new(2),
-            state: AtomicU8::new(state),
-            has_extra,
-            lane: AtomicU64::new(0),
-            next: UnsafeCell::new(None),
-            waker: UnsafeCell::new(MaybeUninit::uninit()),
-            slot: UnsafeCell::new(Slot::Command(command)),
-            front: Arc::as_ptr(front),
-            extra,
-        });
         (Held(cell), Envelope::new(Held(cell)))
     }
 
@@ -997,7 +1000,9 @@ impl<T: Types> Drop for Cell<T> {
             "a cell ended with a waker in it"
         );
         // What users have left in it: a command, an outcome, or the waker of a waiting submission.
-        std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
+        if !matches!(self.slot.get_mut(), Slot::Empty) {
+            std::mem::replace(self.slot.get_mut(), Slot::Empty).drop_contained();
+        }
         if self.has_extra {
             // SAFETY: as in `extra`; nobody looks at it any more.
             drop_contained(unsafe { self.extra.assume_init_read() });

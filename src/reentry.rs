@@ -71,8 +71,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) lane: u64,
     /// Counts the commands of this worker, so that a wait can tell one handler from the next.
     pub(crate) run: u64,
-    /// How many commands of the same turn wait behind this one.
-    pub(crate) behind: usize,
+    /// Counts the commands of the same turn that wait behind this one.
+    pub(crate) behind: &'a dyn Fn() -> usize,
     /// Set when a wait was published, so that the worker cleans up after a handler that leaks one.
     pub(crate) published: &'a Cell<bool>,
 }
@@ -350,7 +350,7 @@ fn publish(frame: &Frame<'_>, target: Target) -> Guard {
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
     let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
     frame.published.set(true);
-    frame.front().board.set_behind(frame.worker, frame.behind);
+    frame.front().board.set_behind(frame.worker, (frame.behind)());
     frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
     Guard {
         front: Arc::clone(frame.front()),

@@ -164,13 +164,11 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                     break;
                 };
                 self.taken += 1;
-                batch.push(sent);
-            }
-            if batch.len() > 1 {
-                for sent in &batch {
+                if self.taken != self.accepted || !batch.is_empty() {
                     sent.envelope.prefetch();
                     self.schedule.prefetch(sent.hash);
                 }
+                batch.push(sent);
             }
             for sent in batch.drain(..) {
                 self.admit(sent);

@@ -332,6 +332,7 @@ where
         driving: &mut Driving<'_, F>,
         cx: &mut std::task::Context<'_>,
     ) -> Poll<Driven<F::Output>> {
+        let behind = || turn.len();
         let frame = Frame {
             peers: &self.peers,
             shard: self.shard,
@@ -339,7 +340,7 @@ where
             id: at.id as &dyn Key,
             lane: at.lane,
             run: pace.run,
-            behind: turn.len(),
+            behind: &behind,
             published: Cell::from_mut(&mut driving.published),
         };
         let polled = frame.scope(|| driving.future.poll(cx));
