@@ -758,15 +758,16 @@ impl<T: Types> Envelope<T> {
         cell.wake_lobby();
     }
 
-    /// Takes an accepted command out of the queue: it gives its room back to the shard's front, and
-    /// its outcome is owed. `None` for a withdrawn one, whose tombstone is gone with this.
+    /// Takes an accepted command out of the queue: it gives its room back to the shard's front, by the
+    /// hand of this worker, and its outcome is owed. `None` for a withdrawn one, whose tombstone is
+    /// gone with this.
     #[inline]
-    pub(crate) fn claim(self, front: &Front) -> Option<Claimed<T>> {
+    pub(crate) fn claim(self, front: &Front, worker: usize) -> Option<Claimed<T>> {
         let cell = self.into_cell();
         debug_assert!(std::ptr::eq(cell.front, front), "an envelope in the hands of another shard");
         match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
             Ok(_) => {
-                front.give_room_back();
+                front.give_room_back(worker);
                 Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
             }
             Err(_) => {
@@ -781,7 +782,7 @@ impl<T: Types> Envelope<T> {
         // SAFETY: this is the queue side, whose owner is on the stack below: it owns an `Arc<Front>`,
         // which outlives the envelope.
         let front = unsafe { &*self.cell().front };
-        if let Some(claimed) = self.claim(front) {
+        if let Some(claimed) = self.claim(front, 0) {
             claimed.end_unstarted(error, kind);
         }
     }
@@ -822,7 +823,7 @@ fn bury<T: Types>(cell: Held<T>) {
     }
     match now {
         state::WITHDRAWN => front.tombstone_gone(),
-        state::HELD => front.give_room_back(),
+        state::HELD => front.give_room_back(0),
         state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }

@@ -172,7 +172,6 @@ pub(crate) enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     started: AtomicU64,
-    ended: AtomicU64,
     outcomes: [AtomicU64; 7],
 }
 
@@ -185,17 +184,16 @@ impl Tally {
     /// Only for the single writer of this tally, for a command that it has started.
     pub(crate) fn end(&self, kind: Kind) {
         bump(&self.outcomes[kind as usize]);
-        bump(&self.ended);
     }
 
-    /// For any thread.
     pub(crate) fn add_shared(&self, kind: Kind) {
         self.outcomes[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Of a worker: what it has started and not ended.
     pub(crate) fn running(&self) -> u64 {
-        // `ended` first: read the other way round, a start and an end in between would give -1.
-        let ended = self.ended.load(Ordering::Relaxed);
+        // What has ended first: read the other way round, a start and an end in between would give -1.
+        let ended = self.outcomes().total();
         self.started.load(Ordering::Relaxed).saturating_sub(ended)
     }
 

@@ -84,11 +84,10 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     review: bool,
     /// How many lanes there have been.
     lanes: u64,
-    /// How many commands have been taken, and how many accepted when that was last looked at.
+    /// How many commands have been taken.
     taken: u64,
-    accepted: u64,
-    /// How many lanes there are, as far as anybody was told.
-    resident: usize,
+    /// How many had been taken, and how many lanes there were, when that was last told.
+    told: (u64, usize),
     /// How many more lanes the ring had room for at the start of this poll.
     room: usize,
     /// What the ring had been offered when the last poll ended.
@@ -123,8 +122,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             review: false,
             lanes: 0,
             taken: 0,
-            accepted: 0,
-            resident: 0,
+            told: (0, 0),
             room: 0,
             offered: 0,
             aborted: false,
@@ -149,22 +147,22 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Takes commands from the channel; true if it was found empty.
     ///
     /// To find it empty is one more turn of its lock, so it is not asked while the count of accepted
-    /// commands tells the same. (What is on its way is found later: by `has_work`, which does ask.)
+    /// commands tells the same. (What is on its way is found later: by `has_work`.)
     fn take_commands(&mut self) -> bool {
         let mut batch = std::mem::take(&mut self.batch);
-        let mut emptied = false;
+        let (mut emptied, mut more) = (false, 0);
         for _ in 0..BUDGET / BATCH {
             while batch.len() < BATCH {
-                let more = self.taken != self.accepted || {
-                    self.accepted = self.shard.front.accepted();
-                    self.taken != self.accepted
-                };
-                let Some(sent) = more.then(|| self.shard.commands.pop()).flatten() else {
+                if more == 0 {
+                    more = self.shard.front.accepted_since(self.taken);
+                }
+                let Some(sent) = (more > 0).then(|| self.shard.commands.pop()).flatten() else {
                     emptied = true;
                     break;
                 };
+                more -= 1;
                 self.taken += 1;
-                if self.taken != self.accepted || !batch.is_empty() {
+                if more > 0 || !batch.is_empty() {
                     sent.envelope.prefetch();
                     self.schedule.prefetch(sent.hash);
                 }
@@ -224,15 +222,16 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         let lane = Seat::new(id, self.lanes, hash);
         self.schedule.insert(lane);
         // Before a worker can answer a command, its aggregate is counted.
-        self.count_residents();
+        self.tell();
         Ok(lane)
     }
 
-    fn count_residents(&mut self) {
-        // Not at every poll: the workers read what is on the same line.
-        if self.resident != self.schedule.resident() {
-            self.resident = self.schedule.resident();
-            self.shard.front.set_resident(self.resident);
+    /// Tells who reads the counters.
+    fn tell(&mut self) {
+        let now = (self.taken, self.schedule.resident());
+        if self.told != now {
+            self.told = now;
+            self.shard.front.tell(now.0, now.1);
         }
     }
 
@@ -394,8 +393,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Whether there is something to do that a wake-up may have come too early for.
-    fn has_work(&self) -> bool {
-        !self.shard.commands.is_empty()
+    fn has_work(&self, accepted: bool) -> bool {
+        (accepted && !self.shard.commands.is_empty())
             || self.floor.has_returned()
             || (self.schedule.has_ready() && self.floor.is_half_empty())
             || (!self.is_calm() && self.has_special_work())
@@ -436,7 +435,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
         // Aborts the backlogs, and leaves the lanes that are out to their workers.
         self.schedule = Schedule::new(1, None);
-        self.shard.front.set_resident(0);
+        self.tell();
         self.floor.end();
         drop(alive);
     }
@@ -457,7 +456,7 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         if this.alive.is_none() {
             return Poll::Ready(());
         }
-        this.shard.front.dispatcher.awake();
+        this.shard.front.awake();
         // Whatever else comes up during this poll is seen before the dispatcher sleeps.
         let calm = this.is_calm();
         if !calm && this.must_abort() {
@@ -480,7 +479,7 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         if !calm && emptied {
             this.grant();
         }
-        this.count_residents();
+        this.tell();
         let watch = this.hand_out();
         let front = &this.shard.front;
         if !calm && front.is_exhausted() {
@@ -494,8 +493,11 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        front.dispatcher.prepare(cx.waker());
-        if this.has_work() {
+        if calm {
+            front.relax();
+        }
+        let accepted = front.prepare(cx.waker(), this.taken);
+        if this.has_work(accepted) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending

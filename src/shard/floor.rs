@@ -117,7 +117,7 @@ impl<T: Types, S> Floor<T, S> {
     fn take(&self) -> Option<Hold<T, S>> {
         let lane = self.ring.pop()?;
         if self.more.load(Ordering::SeqCst) && self.is_half_empty() {
-            self.front.dispatcher.wake();
+            self.front.wake();
         }
         // SAFETY: what is in the ring came from `Hold::into_raw`, and is popped once.
         Some(unsafe { Hold::from_raw(lane) })
@@ -130,7 +130,7 @@ impl<T: Types, S> Floor<T, S> {
     /// Lets a lane go.
     pub(crate) fn release(&self, hold: Hold<T, S>) {
         if hold.release(&self.returned) {
-            self.front.dispatcher.wake();
+            self.front.wake();
         }
     }
 

@@ -1,64 +1,107 @@
-//! The side of a shard that submitters see: room, the gate, the counters.
+//! The side of a shard that submitters see: room, the gate, the counters, and where the dispatcher
+//! sleeps.
 //!
 //! # Who may touch what, and when
 //!
 //! | field | who writes |
 //! | --- | --- |
-//! | `word` | everybody: see below |
-//! | `accepted` | whoever moved `word` to accept |
+//! | `word` | submitters and the dispatcher: see below |
+//! | `freed` | whoever has counted anew; it only may be too low |
+//! | `posts` | each worker its own tally; whoever gives room back adds to one `freed` of them |
+//! | `attention` | set by who waits or closes, cleared by the dispatcher |
 //! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
 //! | `abandoned` | a submission that gives up waiting adds, the dispatcher resets |
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
-//! | `workers` | each worker its own tally |
-//! | `resident` | the dispatcher |
+//! | `taken`, `resident` | the dispatcher |
 //!
 //! # The word
 //!
-//! Room, waiting submissions and the gate are one atomic word, so that a submission decides on all
-//! three at once:
+//! What a submission must decide on is one atomic word, so that it decides on all at once:
 //!
 //! ```text
-//!   63      62     61 ........ 31   30 ........ 0
-//!   CLOSED  DEAD   waiting          queued
+//!   63      62    61      60 ....... 32   31 ......... 0
+//!   CLOSED  DEAD  ASLEEP  waiting         accepted
 //! ```
 //!
-//! * `queued` counts commands accepted and not started. It is raised before the envelope is pushed
-//!   and lowered when it is claimed, so it covers a submitter on its way in: the dispatcher ends
-//!   only when it reads `CLOSED` with both counts at zero, and from there on nothing can raise
-//!   them. That is the gate between `submit` and `drain` (G15): there is no separate flag to read
-//!   too early.
+//! * `accepted` counts the commands that were ever accepted, by its last 32 bits. It is raised
+//!   before the envelope is pushed, so it covers a submitter on its way in: the dispatcher ends only
+//!   when it reads `CLOSED`, nobody waiting, and everything accepted given back; from there on
+//!   nothing can raise it. That is the gate between `submit` and `drain` (G15): there is no separate
+//!   flag to read too early.
 //! * `waiting` counts submissions in the lobby that are neither granted nor abandoned. While it is
 //!   not zero only the dispatcher grants room: first come, first served (G13).
+//! * `ASLEEP` says that the dispatcher sleeps, or is about to and will look once more.
 //! * `DEAD` says that the dispatcher is gone: a submitter that reads it after its push empties the
 //!   channels itself.
 //!
-//! All operations on the word are relaxed unless said otherwise: it carries counts, and commands
-//! travel through flume's lock. What the modification order of one word gives is enough.
+//! # Room
+//!
+//! Queued is what was accepted and is not given back. The two are counted apart, so that a worker
+//! which starts a command writes no line that submitters write: `accepted` in the word, and what was
+//! given back in a few counters, the sum of which only grows. `freed` is a sum that somebody has
+//! made before: too low, but good enough as long as it shows room. Differences are signed: a sum may
+//! count a command that a word read earlier does not.
+//!
+//! # The dispatcher hears of room
+//!
+//! A worker gives room back (SeqCst), then reads `attention` (SeqCst), and wakes the dispatcher if it
+//! is set. Who waits raises `waiting`, then sets `attention` (SeqCst), then has the dispatcher look,
+//! which has a fence before its last look. Either the worker sees `attention`, or its room is seen by
+//! that look. The dispatcher clears `attention` (SeqCst), then reads the word (SeqCst), and sets it
+//! again if somebody waits or intake is closed: a submission that this read does not see sets it
+//! afterwards.
+//!
+//! # No wake-up of the dispatcher is lost
+//!
+//! The dispatcher (1) registers its waker, (2) sets `ASLEEP`, (3) has a fence, (4) looks for work
+//! once more, and sleeps only if there is none. Who clears `ASLEEP` wakes it.
+//!
+//! * Who pushes on a channel reads the word after the push. If it reads one from before (2), it was
+//!   accepted before (2) as well, in the order of this one word; so the dispatcher, which reads at (2)
+//!   that more was accepted than it has taken, asks the channel, under its lock. If it asks after the
+//!   push it finds it; if before, the push took the lock after it, and so reads what came after (2).
+//! * Who does anything else has a fence between that and reading the word. Of this fence and (3) one
+//!   comes first: either the word shows `ASLEEP`, or (4) sees what was done.
+//!
+//! Operations on the word are relaxed unless said otherwise: it carries counts, and commands travel
+//! through flume's lock. What the modification order of one word gives is enough.
 
-use crate::park::Sleeper;
+use crate::contain::contain;
 use crate::reentry::Board;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
-use crate::sync::{AtomicU8, AtomicU64, AtomicUsize, CachePadded, Ordering};
+use crate::sync::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, CachePadded, Ordering,
+    fence,
+};
+use std::task::Waker;
 
-const QUEUED_ONE: u64 = 1;
-const COUNT_MASK: u64 = (1 << 31) - 1;
-const WAITING_SHIFT: u32 = 31;
-const WAITING_ONE: u64 = 1 << WAITING_SHIFT;
+const ACCEPTED: u64 = u32::MAX as u64;
+const WAITING_ONE: u64 = 1 << 32;
+const WAITING: u64 = ((1 << 29) - 1) << 32;
+const ASLEEP: u64 = 1 << 61;
 const DEAD: u64 = 1 << 62;
 const CLOSED: u64 = 1 << 63;
 
-/// The largest queue depth that the word has bits for.
-pub(crate) const MAX_DEPTH: usize = COUNT_MASK as usize;
+/// The largest queue depth: differences of two counts of 32 bits are to be told apart.
+pub(crate) const MAX_DEPTH: usize = (1 << 31) - 1;
 
 /// How many envelopes of abandoned submissions the lobby may hold before anybody minds.
 pub(crate) const LOBBY_SLACK: u64 = 64;
 
-fn queued(word: u64) -> u64 {
-    word & COUNT_MASK
+/// In how many counters room is given back at most: enough to keep workers apart, few enough to sum.
+const COUNTERS: usize = 8;
+
+fn accepted(word: u64) -> u32 {
+    (word & ACCEPTED) as u32
 }
 
 fn waiting(word: u64) -> u64 {
-    (word >> WAITING_SHIFT) & COUNT_MASK
+    (word & WAITING) >> 32
+}
+
+/// One more accepted: the count goes round without a carry.
+fn accept(word: u64) -> u64 {
+    (word & !ACCEPTED) | u64::from(accepted(word).wrapping_add(1))
 }
 
 mod order {
@@ -83,17 +126,18 @@ pub(crate) enum Entry {
 
 pub(crate) struct Front {
     hot: CachePadded<Hot>,
-    depth: u64,
-    tombstones: AtomicU64,
+    // What follows is read often and written seldom.
+    depth: u32,
     sweep_at: u64,
-    abandoned: AtomicU64,
+    attention: AtomicBool,
     orders: AtomicU8,
     workers_left: AtomicUsize,
-    resident: AtomicU64,
+    abandoned: AtomicU64,
+    tombstones: AtomicU64,
+    posts: Box<[CachePadded<Post>]>,
+    /// For outcomes that no worker counts.
     tally: CachePadded<Tally>,
-    workers: Box<[CachePadded<Tally>]>,
-    /// Where the dispatcher sleeps.
-    pub(crate) dispatcher: CachePadded<Sleeper>,
+    dispatcher: CachePadded<Dispatcher>,
     /// What the handlers of this shard wait for.
     pub(crate) board: Board,
 }
@@ -101,27 +145,47 @@ pub(crate) struct Front {
 /// What every submission writes: one line.
 struct Hot {
     word: AtomicU64,
-    accepted: AtomicU64,
+    freed: AtomicU32,
+}
+
+/// What a worker writes: one line, if all goes well.
+#[derive(Default)]
+#[repr(C)]
+struct Post {
+    /// How many commands have given their room back here.
+    freed: AtomicU32,
+    tally: Tally,
+}
+
+/// What the dispatcher writes.
+#[derive(Default)]
+struct Dispatcher {
+    taken: AtomicU64,
+    resident: AtomicU64,
+    waker: AtomicWaker,
 }
 
 impl Front {
     /// `depth` is at least 1 and at most `MAX_DEPTH`.
     pub(crate) fn new(depth: usize, workers: usize) -> Self {
-        let depth = depth as u64;
         Self {
-            hot: CachePadded(Hot { word: AtomicU64::new(0), accepted: AtomicU64::new(0) }),
-            depth,
-            tombstones: AtomicU64::new(0),
-            sweep_at: (depth / 2).max(1),
-            abandoned: AtomicU64::new(0),
+            hot: CachePadded(Hot { word: AtomicU64::new(0), freed: AtomicU32::new(0) }),
+            depth: depth as u32,
+            sweep_at: (depth as u64 / 2).max(1),
+            attention: AtomicBool::new(false),
             orders: AtomicU8::new(0),
             workers_left: AtomicUsize::new(workers),
-            resident: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            tombstones: AtomicU64::new(0),
+            posts: (0..workers).map(|_| CachePadded::default()).collect(),
             tally: CachePadded(Tally::default()),
-            workers: (0..workers).map(|_| CachePadded(Tally::default())).collect(),
-            dispatcher: CachePadded(Sleeper::default()),
+            dispatcher: CachePadded(Dispatcher::default()),
             board: Board::new(workers),
         }
+    }
+
+    fn word(&self) -> u64 {
+        self.hot.word.load(Ordering::Relaxed)
     }
 
     // ---- submitters ----
@@ -136,47 +200,70 @@ impl Front {
         self.enter(true)
     }
 
+    #[inline]
     fn enter(&self, wait: bool) -> Entry {
-        let mut word = self.hot.word.load(Ordering::Relaxed);
+        let mut word = self.word();
         loop {
             if word & CLOSED != 0 {
                 return Entry::Closed;
             }
-            let room = queued(word) < self.depth && waiting(word) == 0;
+            let room = waiting(word) == 0 && self.shows_room(word);
             if !room && !wait {
                 return Entry::Full;
             }
-            let (next, entry) = if room {
-                (word + QUEUED_ONE, Entry::Accepted)
-            } else {
-                (word + WAITING_ONE, Entry::Full)
-            };
+            let next = if room { accept(word) } else { word + WAITING_ONE };
+            // SeqCst: a submission that begins to wait sets `attention` after this.
             match self.hot.word.compare_exchange_weak(
                 word,
                 next,
-                Ordering::Relaxed,
+                Ordering::SeqCst,
                 Ordering::Relaxed,
             ) {
+                Ok(_) if room => return Entry::Accepted,
                 Ok(_) => {
-                    if entry == Entry::Accepted {
-                        self.hot.accepted.fetch_add(1, Ordering::Relaxed);
-                    }
-                    return entry;
+                    self.attention.store(true, Ordering::SeqCst);
+                    return Entry::Full;
                 }
                 Err(now) => word = now,
             }
         }
     }
 
-    /// Whether the dispatcher is gone. Asked after each push.
+    /// Whether there is room, going by a word that was read.
+    #[inline]
+    fn shows_room(&self, word: u64) -> bool {
+        let queued = |freed| accepted(word).wrapping_sub(freed) as i32;
+        let depth = self.depth as i32;
+        queued(self.hot.freed.load(Ordering::Relaxed)) < depth || queued(self.count_freed()) < depth
+    }
+
+    /// How many commands have given their room back.
+    fn count_freed(&self) -> u32 {
+        let counters = self.posts.iter().take(COUNTERS);
+        // Acquire: who finds that all is given back sees what was done before.
+        let freed = counters.fold(0_u32, |sum, post| {
+            sum.wrapping_add(post.freed.load(Ordering::Acquire))
+        });
+        // Relaxed, and without a comparison: an older sum than the one before is too low, no more.
+        self.hot.freed.store(freed, Ordering::Relaxed);
+        freed
+    }
+
+    /// Asked after each push: whether the dispatcher sleeps or is gone.
+    #[inline]
+    pub(crate) fn is_away(&self) -> bool {
+        // Relaxed: see the top. If the dispatcher is gone, its last look took the channel's lock before
+        // the push did, and `DEAD`, set before that look, is visible here.
+        self.word() & (ASLEEP | DEAD) != 0
+    }
+
+    /// Whether the dispatcher is gone.
     pub(crate) fn is_dead(&self) -> bool {
-        // Relaxed: the push before this took the channel's lock. If the dispatcher's last look
-        // took it earlier, `DEAD`, set before that look, is visible here.
-        self.hot.word.load(Ordering::Relaxed) & DEAD != 0
+        self.word() & DEAD != 0
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.hot.word.load(Ordering::Relaxed) & CLOSED != 0
+        self.word() & CLOSED != 0
     }
 
     /// A waiting submission gave up, and its cell says so.
@@ -185,7 +272,7 @@ impl Front {
         let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
         // Envelopes of abandoned submissions go when there are more of them than of live ones.
         if word & CLOSED != 0 || abandoned > LOBBY_SLACK.max(waiting(word)) {
-            self.dispatcher.wake();
+            self.wake();
         }
     }
 
@@ -204,13 +291,16 @@ impl Front {
 
     // ---- room ----
 
-    /// A queued command has started, or ended without a start.
-    pub(crate) fn give_room_back(&self) {
-        let word = self.hot.word.fetch_sub(QUEUED_ONE, Ordering::Relaxed);
-        debug_assert!(queued(word) > 0, "more room given back than taken");
+    /// A queued command has started, or ended without a start. The worker is whoever does it, or any.
+    #[inline]
+    pub(crate) fn give_room_back(&self, worker: usize) {
+        let counter = &self.posts[worker % COUNTERS].freed;
+        // SeqCst: see the top.
+        counter.fetch_add(1, Ordering::SeqCst);
+        full_order_for_loom();
         // Somebody waits for the room, or the dispatcher for the last command.
-        if waiting(word) != 0 || word & CLOSED != 0 {
-            self.dispatcher.wake();
+        if self.attention.load(Ordering::SeqCst) {
+            self.wake();
         }
     }
 
@@ -222,7 +312,7 @@ impl Front {
         self.tally.add_shared(Kind::Cancelled);
         // Relaxed throughout: the settling exchange orders the count before whoever sees the mark.
         let before = self.tombstones.fetch_add(1, Ordering::Relaxed);
-        let tombstone = before < self.depth;
+        let tombstone = before < u64::from(self.depth);
         if !tombstone {
             self.tombstones.fetch_sub(1, Ordering::Relaxed);
         }
@@ -231,7 +321,7 @@ impl Front {
             self.tombstones.fetch_sub(1, Ordering::Relaxed);
         }
         if tombstone || !settled {
-            self.give_room_back();
+            self.give_room_back(0);
         }
         if before + 1 >= self.sweep_at {
             self.order(order::SWEEP);
@@ -257,20 +347,31 @@ impl Front {
 
     /// Stops intake: from the return of this call on nothing is accepted (G15).
     pub(crate) fn close(&self) {
-        self.hot.word.fetch_or(CLOSED, Ordering::Relaxed);
-        self.dispatcher.wake();
+        self.shut(CLOSED);
+        self.wake();
     }
 
     /// Stops intake and asks for everything that has not started to be aborted (G16).
     pub(crate) fn abort(&self) {
-        self.hot.word.fetch_or(CLOSED, Ordering::Relaxed);
+        self.shut(CLOSED);
         self.order(order::ABORT);
+    }
+
+    /// The dispatcher is going: set before its last look at the channels.
+    pub(crate) fn die(&self) {
+        self.shut(CLOSED | DEAD);
+    }
+
+    fn shut(&self, flags: u64) {
+        // SeqCst: before `attention`, as for a submission that waits.
+        self.hot.word.fetch_or(flags, Ordering::SeqCst);
+        self.attention.store(true, Ordering::SeqCst);
     }
 
     fn order(&self, order: u8) {
         // Release: who acts on the order sees what led to it.
         self.orders.fetch_or(order, Ordering::Release);
-        self.dispatcher.wake();
+        self.wake();
     }
 
     pub(crate) fn is_aborting(&self) -> bool {
@@ -299,24 +400,70 @@ impl Front {
         self.orders.load(Ordering::Relaxed) & (order::SWEEP | order::REVIEW) != 0
     }
 
+    /// The dispatcher goes on working: it needs no wake until it prepares again.
+    pub(crate) fn awake(&self) {
+        // The load first: mostly who woke it has cleared the flag.
+        if self.word() & ASLEEP != 0 {
+            self.hot.word.fetch_and(!ASLEEP, Ordering::Relaxed);
+        }
+    }
+
+    /// The dispatcher is about to sleep: it must look for work after this, and before it does. True if
+    /// more was accepted than it says it has taken: then it must look into the channel as well.
+    pub(crate) fn prepare(&self, waker: &Waker, taken: u64) -> bool {
+        self.dispatcher.waker.register(waker);
+        // Release: who clears the flag also sees the registered waker.
+        let word = self.hot.word.fetch_or(ASLEEP, Ordering::Release);
+        fence(Ordering::SeqCst);
+        accepted(word) != taken as u32
+    }
+
+    /// Wakes the dispatcher if it sleeps, after any change that it looks at.
+    pub(crate) fn wake(&self) {
+        fence(Ordering::SeqCst);
+        self.wake_after_push();
+    }
+
+    /// Wakes the dispatcher if it sleeps, after a push on a channel.
+    pub(crate) fn wake_after_push(&self) {
+        // The load first: most of the time the dispatcher is awake. Acquire: pairs with `prepare`.
+        if self.word() & ASLEEP != 0
+            && self.hot.word.fetch_and(!ASLEEP, Ordering::Acquire) & ASLEEP != 0
+        {
+            // A waker is user code too.
+            let _ = contain(|| self.dispatcher.waker.wake());
+        }
+    }
+
     /// Whether nothing is out of the ordinary: intake is open, nobody waits for room, nobody has
     /// ordered anything.
     #[inline]
     pub(crate) fn is_calm(&self) -> bool {
-        self.hot.word.load(Ordering::Relaxed) & !COUNT_MASK == 0
+        self.word() & (CLOSED | WAITING) == 0
             && self.orders.load(Ordering::Acquire) == 0
             && self.abandoned() <= LOBBY_SLACK
     }
 
-    /// How many commands were ever accepted. Who has seen something of a task's has also seen what the
-    /// task was granted before.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.hot.accepted.load(Ordering::Relaxed)
+    /// Nobody waits any more: room that is given back need not be told, unless that has changed.
+    pub(crate) fn relax(&self) {
+        if self.attention.load(Ordering::Relaxed) {
+            self.attention.store(false, Ordering::SeqCst);
+            full_order_for_loom();
+            if self.hot.word.load(Ordering::SeqCst) & (CLOSED | WAITING) != 0 {
+                self.attention.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// How many more commands were accepted than the dispatcher says it has taken. Who has seen
+    /// something of a task's has also seen what the task was granted before.
+    pub(crate) fn accepted_since(&self, taken: u64) -> u32 {
+        accepted(self.word()).wrapping_sub(taken as u32)
     }
 
     /// Whether a submission waits for room.
     pub(crate) fn has_waiting(&self) -> bool {
-        waiting(self.hot.word.load(Ordering::Relaxed)) != 0
+        waiting(self.word()) != 0
     }
 
     /// Whether there may be something in the lobby's channel: somebody waits, or enough gave up.
@@ -326,29 +473,24 @@ impl Front {
 
     /// Whether a waiting submission could be granted room.
     pub(crate) fn has_room(&self) -> bool {
-        queued(self.hot.word.load(Ordering::Relaxed)) < self.depth
+        self.shows_room(self.word())
     }
 
     /// Turns a place among those who wait into room. False if intake is closed; the place is
     /// given up either way. Only the dispatcher calls this, after it has seen that there is room:
     /// nobody else can have taken it, since somebody waits.
     pub(crate) fn grant(&self) -> bool {
-        let mut word = self.hot.word.load(Ordering::Relaxed);
+        let mut word = self.word();
         loop {
             let open = word & CLOSED == 0;
-            let next = word - WAITING_ONE + if open { QUEUED_ONE } else { 0 };
+            let next = if open { accept(word) } else { word } - WAITING_ONE;
             match self.hot.word.compare_exchange_weak(
                 word,
                 next,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => {
-                    if open {
-                        self.hot.accepted.fetch_add(1, Ordering::Relaxed);
-                    }
-                    return open;
-                }
+                Ok(_) => return open,
                 Err(now) => word = now,
             }
         }
@@ -370,24 +512,20 @@ impl Front {
 
     /// Closed, and nothing accepted is left to start: nothing can come any more.
     pub(crate) fn is_exhausted(&self) -> bool {
-        // Acquire: after this, what the last submitters wrote is seen.
         let word = self.hot.word.load(Ordering::Acquire);
-        word & CLOSED != 0 && queued(word) == 0 && waiting(word) == 0
+        word & CLOSED != 0 && waiting(word) == 0 && self.count_freed() == accepted(word)
     }
 
-    /// The dispatcher is going: set before its last look at the channels.
-    pub(crate) fn die(&self) {
-        self.hot.word.fetch_or(CLOSED | DEAD, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_resident(&self, n: usize) {
-        self.resident.store(n as u64, Ordering::Relaxed);
+    /// How many commands the dispatcher has taken, and how many lanes it has. Told when it has changed.
+    pub(crate) fn tell(&self, taken: u64, resident: usize) {
+        self.dispatcher.taken.store(taken, Ordering::Relaxed);
+        self.dispatcher.resident.store(resident as u64, Ordering::Relaxed);
     }
 
     // ---- workers ----
 
     pub(crate) fn worker_tally(&self, worker: usize) -> &Tally {
-        &self.workers[worker]
+        &self.posts[worker].tally
     }
 
     /// A worker's future was dropped from outside: the shard closes (G5).
@@ -405,7 +543,7 @@ impl Front {
 
     /// How many workers the shard was started with.
     pub(crate) fn workers(&self) -> usize {
-        self.workers.len()
+        self.posts.len()
     }
 
     /// For outcomes that no worker counts.
@@ -414,26 +552,41 @@ impl Front {
     }
 
     pub(crate) fn queued(&self) -> u64 {
-        queued(self.hot.word.load(Ordering::Relaxed))
+        // The word first: read the other way round, more could be queued than ever were at once.
+        let word = self.hot.word.load(Ordering::Acquire);
+        // Never below zero: the sum may count commands that the word does not.
+        u64::try_from(accepted(word).wrapping_sub(self.count_freed()) as i32).unwrap_or(0)
     }
 
     pub(crate) fn running(&self) -> u64 {
-        self.workers.iter().map(|tally| tally.running()).sum()
+        self.posts.iter().map(|post| post.tally.running()).sum()
     }
 
     pub(crate) fn outcomes(&self) -> Outcomes {
-        self.workers.iter().map(|tally| tally.outcomes()).sum::<Outcomes>() + self.tally.outcomes()
+        self.posts.iter().map(|post| post.tally.outcomes()).sum::<Outcomes>()
+            + self.tally.outcomes()
     }
 
     pub(crate) fn stats(&self) -> ShardStats {
-        let word = self.hot.word.load(Ordering::Relaxed);
+        // What was taken first: the word is not behind it, and not ahead by 2^32.
+        let taken = self.dispatcher.taken.load(Ordering::Acquire);
+        let queued = self.queued();
         ShardStats {
-            accepted: self.accepted(),
-            queued: queued(word),
+            accepted: taken + u64::from(self.accepted_since(taken)),
+            queued,
             running: self.running(),
-            waiting: waiting(word),
-            resident: self.resident.load(Ordering::Relaxed),
+            waiting: waiting(self.word()),
+            resident: self.dispatcher.resident.load(Ordering::Relaxed),
             outcomes: self.outcomes(),
         }
+    }
+}
+
+/// Between two accesses that are SeqCst: loom gives these no more than acquire and release, and knows
+/// the one order of all for fences alone.
+#[inline(always)]
+fn full_order_for_loom() {
+    if cfg!(shardpool_loom) {
+        fence(Ordering::SeqCst);
     }
 }

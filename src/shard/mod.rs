@@ -87,29 +87,29 @@ impl<T: Types> Shard<T> {
     #[inline]
     pub(crate) fn push_accepted(&self, hash: u64, envelope: Envelope<T>) {
         self.commands.push(hash, envelope);
-        if !self.look_again() {
-            self.front.dispatcher.wake_after_push();
+        if self.front.is_away() {
+            self.look_again();
         }
     }
 
     /// Puts a submission that waits for room in the lobby.
     pub(crate) fn push_waiting(&self, hash: u64, envelope: Envelope<T>) {
         self.lobby.push(hash, envelope);
-        if !self.look_again() {
-            // Not only by the channel does the dispatcher know of the lobby: it looks at the count
-            // of waiting submissions first.
-            self.front.dispatcher.wake();
-        }
+        self.look_again();
+        // Not only by the channel does the dispatcher know of the lobby: it looks at the count of waiting
+        // submissions first.
+        self.front.wake();
     }
 
-    /// After a push: the dispatcher may have gone before it, and then nobody else will take what
-    /// was pushed. True if that was so.
-    fn look_again(&self) -> bool {
-        let dead = self.front.is_dead();
-        if dead {
+    /// After a push: the dispatcher may sleep; or it may have gone before it, and then nobody else will
+    /// take what was pushed.
+    #[cold]
+    fn look_again(&self) {
+        if self.front.is_dead() {
             self.clear();
+        } else {
+            self.front.wake_after_push();
         }
-        dead
     }
 
     /// Ends everything in the channels: accepted commands are aborted, waiting ones refused.

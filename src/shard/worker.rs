@@ -220,7 +220,7 @@ where
             envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             return Next::Ended;
         }
-        let Some(claimed) = envelope.claim(&self.floor.front) else { return Next::Ended };
+        let Some(claimed) = envelope.claim(&self.floor.front, self.worker) else { return Next::Ended };
         match body.version.checked_add(1) {
             Some(version) => Next::Command(claimed, version),
             None => {
@@ -311,7 +311,7 @@ where
         };
         // The first that is still there: it may have been withdrawn during the load.
         while let Some(envelope) = body.turn.pop_front() {
-            if let Some(claimed) = envelope.claim(&self.floor.front) {
+            if let Some(claimed) = envelope.claim(&self.floor.front, self.worker) {
                 claimed.end_unstarted(error, kind);
                 return;
             }
