@@ -34,8 +34,8 @@ impl Setup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     Nothing,
-    WaitMs(u64),
-    SpinUs(u64),
+    WaitMs(u32),
+    SpinUs(u32),
     Append,
     /// As the plan says.
     Planned,
@@ -45,8 +45,8 @@ impl Task {
     pub fn work(self, steps_per_us: f64) -> Work {
         match self {
             Self::Nothing | Self::Planned => Work::Nothing,
-            Self::WaitMs(ms) => Work::Wait(Duration::from_millis(ms)),
-            Self::SpinUs(us) => Work::Spin((us as f64 * steps_per_us) as u64),
+            Self::WaitMs(ms) => Work::Wait(1_000 * ms),
+            Self::SpinUs(us) => Work::Spin((f64::from(us) * steps_per_us) as u32),
             Self::Append => Work::Append,
         }
     }
@@ -76,8 +76,8 @@ pub struct Plan {
     pub commands: usize,
 }
 
-/// An aggregate's number and its command's wait.
-pub type Step = (usize, Duration);
+/// An aggregate's number and its command's wait in microseconds.
+pub type Step = (usize, u32);
 
 impl Plan {
     /// The list, the same in each process.
@@ -85,7 +85,7 @@ impl Plan {
         let mut rng = fastrand::Rng::with_seed(9);
         (0..self.commands)
             .map(|i| {
-                let wait = Duration::from_micros(rng.u64(0..=5_000));
+                let wait = rng.u32(0..=5_000);
                 // As many aggregates as commands: each has its own.
                 let to =
                     if self.aggregates == self.commands { i } else { rng.usize(..self.aggregates) };
@@ -98,7 +98,7 @@ impl Plan {
     pub fn ideal(&self, concurrency: usize) -> Duration {
         let mut sums = vec![Duration::ZERO; self.aggregates];
         for (aggregate, wait) in self.steps() {
-            sums[aggregate] += wait;
+            sums[aggregate] += Duration::from_micros(wait.into());
         }
         let total: Duration = sums.iter().sum();
         let longest = sums.into_iter().max().unwrap_or_default();
@@ -171,7 +171,7 @@ const fn waiting(name: &'static str, about: &'static str, workers: usize) -> Wor
     }
 }
 
-const fn spinning(name: &'static str, about: &'static str, us: u64) -> Workload {
+const fn spinning(name: &'static str, about: &'static str, us: u32) -> Workload {
     Workload { name, about, task: Task::SpinUs(us), timed: if us < 100 { 16 } else { 1 }, ..USUAL }
 }
 
