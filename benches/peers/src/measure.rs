@@ -8,6 +8,7 @@ use crate::window::keep_in_flight;
 use crate::workload::{Load, MEASURED, Step, Workload};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -202,6 +203,31 @@ impl<C: Contender> Callers<C> {
         });
     }
 
+    /// A ring of tickets: the oldest is awaited before the next command.
+    fn start_ring(&mut self, size: usize) {
+        let (mut caller, tallies) = self.caller();
+        let contender = self.contender;
+        C::Runtime::spawn(async move {
+            let mut ring = VecDeque::with_capacity(size);
+            loop {
+                if ring.len() == size
+                    && let Some((ticket, begun)) = ring.pop_front()
+                {
+                    caller.done(ticket.await, begun);
+                }
+                let Some((command, begun)) = caller.next() else { break };
+                match contender.submit(command).await {
+                    Ok(ticket) => ring.push_back((ticket, begun)),
+                    Err(refused) => caller.done(Err(refused), begun),
+                }
+            }
+            for (ticket, begun) in ring {
+                caller.done(ticket.await, begun);
+            }
+            let _ = tallies.send(caller.tally);
+        });
+    }
+
     fn start_windowed(&mut self, window: usize) {
         let (mut caller, tallies) = self.caller();
         let contender = self.contender;
@@ -305,6 +331,10 @@ pub fn run<C: Contender>(contender: &'static C, world: &'static World, workload:
         }
         Load::Windowed { callers: count, window } => {
             (0..count).for_each(|_| callers.start_windowed(window));
+            callers.measure()
+        }
+        Load::Ring { callers: count, tickets } => {
+            (0..count).for_each(|_| callers.start_ring(tickets));
             callers.measure()
         }
         Load::Blocked { callers: count } => {

@@ -57,7 +57,9 @@ impl Task {
 pub enum Load {
     /// Tasks that send a command, wait for its outcome, and send the next.
     Closed { callers: usize },
-    /// Tasks that keep so many commands in flight each.
+    /// Tasks that hold so many tickets each, and await the oldest before they submit the next command.
+    Ring { callers: usize, tickets: usize },
+    /// Tasks that keep so many commands in flight each, whichever end first.
     Windowed { callers: usize, window: usize },
     /// As `Closed`, without and then with one more caller whose commands block their thread.
     Blocked { callers: usize },
@@ -220,7 +222,7 @@ const fn usual(name: &'static str, about: &'static str, load: Load, hot: bool) -
 /// All of them, in the order in which they run.
 pub const ALL: [Workload; 19] = [
     usual("W1", "64 callers", Load::Closed { callers: 64 }, false),
-    usual("W2", "2 callers, 256 in flight each", Load::Windowed { callers: 2, window: 256 }, false),
+    usual("W2", "2 callers, 256 tickets each", Load::Ring { callers: 2, tickets: 256 }, false),
     usual("W3", "1 caller", Load::Closed { callers: 1 }, false),
     usual("W4", "1,024 callers", Load::Closed { callers: 1024 }, false),
     usual("W5", "64 callers, half to one aggregate", Load::Closed { callers: 64 }, true),

@@ -5,7 +5,7 @@
 //! waits holds up all keys of its shard. So where handlers wait, it gets as many shards as others
 //! have workers in all. A handler that panics takes its shard along, with all that waits there.
 
-use super::{Contender, Outside};
+use super::{Contender, Outside, Replied, Reply, reply};
 use crate::domain::{Command, Domain, Id, Refused, Versioned};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
@@ -13,9 +13,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
-
-type Reply = oneshot::Sender<Result<u64, Refused>>;
+use tokio::sync::mpsc;
 
 pub struct ActorPerShard {
     shards: Box<[mpsc::Sender<(Command, Reply)>]>,
@@ -45,6 +43,7 @@ impl ActorPerShard {
 
 impl Contender for ActorPerShard {
     type Runtime = Tokio;
+    type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(Domain::new(setup.stored));
@@ -59,24 +58,23 @@ impl Contender for ActorPerShard {
         Self { shards, hasher: RandomState::new() }
     }
 
-    async fn send(&self, command: Command) -> Result<u64, Refused> {
-        let (reply, outcome) = oneshot::channel();
-        self.shard_of(&command.id).send((command, reply)).await.map_err(|_| Refused::Lost)?;
-        outcome.await.unwrap_or(Err(Refused::Lost))
+    async fn submit(&self, command: Command) -> Result<Replied, Refused> {
+        let (reply, ticket) = reply();
+        let shard = self.shard_of(&command.id);
+        shard.send((command, reply)).await.map_err(|_| Refused::Lost)?;
+        Ok(ticket)
     }
 }
 
 impl Outside for ActorPerShard {
-    type Ticket = oneshot::Receiver<Result<u64, Refused>>;
-
-    fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
-        let (reply, outcome) = oneshot::channel();
+    fn blocking_submit(&self, command: Command) -> Result<Replied, Refused> {
+        let (reply, ticket) = reply();
         let shard = self.shard_of(&command.id);
         shard.blocking_send((command, reply)).map_err(|_| Refused::Lost)?;
-        Ok(outcome)
+        Ok(ticket)
     }
 
-    fn wait(ticket: Self::Ticket) -> Result<u64, Refused> {
-        ticket.blocking_recv().unwrap_or(Err(Refused::Lost))
+    fn wait(ticket: Replied) -> Result<u64, Refused> {
+        ticket.0.blocking_recv().unwrap_or(Err(Refused::Lost))
     }
 }

@@ -5,6 +5,7 @@ use super::Contender;
 use crate::domain::{Command, Domain, Refused, State};
 use crate::runtimes::Runtime;
 use crate::workload::Setup;
+use std::future::{Ready, ready};
 
 pub struct Bare<R> {
     domain: Domain<R>,
@@ -12,9 +13,14 @@ pub struct Bare<R> {
 
 impl<R: Runtime> Contender for Bare<R> {
     type Runtime = R;
+    type Ticket = Ready<Result<u64, Refused>>;
 
     fn start(setup: &Setup) -> Self {
         Self { domain: Domain::new(setup.stored) }
+    }
+
+    async fn submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
+        Ok(ready(self.send(command).await))
     }
 
     async fn send(&self, command: Command) -> Result<u64, Refused> {

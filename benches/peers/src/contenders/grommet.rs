@@ -10,12 +10,12 @@
 //! Submissions are not stamped with the time, as nobody here has a deadline: that saves a look at the
 //! clock. Without the `topology` feature its threads are not bound to cores.
 
-use super::Contender;
+use super::{Contender, OrLost};
 use crate::domain::{Command, Domain, Refused, Versioned};
 use crate::runtimes::{THREADS, Tokio};
 use crate::workload::Setup;
 use grommet::{
-    Call, ClassId, Disposition, IO, Processor, Scheduler, ShardConfig, SystemClock, Work,
+    Answer, Call, ClassId, Disposition, IO, Processor, Scheduler, ShardConfig, SystemClock, Work,
 };
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -79,8 +79,15 @@ pub struct Grommet {
     hasher: RandomState,
 }
 
+impl Grommet {
+    fn job(&self, command: Command) -> Job {
+        Job { key: self.hasher.hash_one(&command.id), command }
+    }
+}
+
 impl Contender for Grommet {
     type Runtime = Tokio;
+    type Ticket = OrLost<Answer<Result<u64, Refused>>>;
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(Domain::new(setup.stored));
@@ -103,8 +110,14 @@ impl Contender for Grommet {
         Self { scheduler, hasher: RandomState::new() }
     }
 
+    async fn submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
+        let (call, answer) = Call::new(self.job(command));
+        self.scheduler.router().submit(call).await.map_err(|_| Refused::Lost)?;
+        Ok(OrLost(answer))
+    }
+
     async fn send(&self, command: Command) -> Result<u64, Refused> {
-        let key = self.hasher.hash_one(&command.id);
-        self.scheduler.router().call(Job { key, command }).await.unwrap_or(Err(Refused::Lost))
+        let job = self.job(command);
+        self.scheduler.router().call(job).await.unwrap_or(Err(Refused::Lost))
     }
 }

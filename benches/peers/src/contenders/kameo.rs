@@ -4,6 +4,8 @@
 //! It keeps order per key, and the actor counts versions. It lacks a bound for the whole, as each
 //! key has a mailbox of its own; a limit of how many handlers run at once; and one drain for all:
 //! each actor is stopped by itself, and whoever wants to end idle ones races with the next message.
+//!
+//! The crate boxes each message, and each pending reply, which is what a ticket is here.
 
 use super::Contender;
 use crate::domain::{Command, Domain, Id, Refused, Versioned};
@@ -14,7 +16,11 @@ use kameo::Actor;
 use kameo::actor::{ActorRef, Spawn};
 use kameo::error::SendError;
 use kameo::message::{Context, Message};
+use kameo::request::PendingReply;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
 #[derive(Actor)]
 struct Aggregate {
@@ -57,18 +63,38 @@ impl Kameo {
     }
 }
 
+fn refused(error: SendError<Command, Refused>) -> Refused {
+    match error {
+        SendError::HandlerError(refused) => refused,
+        _ => Refused::Lost,
+    }
+}
+
+/// The crate's pending reply, with the error that all have here.
+pub struct Pending(PendingReply<Command, Result<u64, Refused>>);
+
+impl Future for Pending {
+    type Output = Result<u64, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(refused)
+    }
+}
+
 impl Contender for Kameo {
     type Runtime = Tokio;
+    type Ticket = Pending;
 
     fn start(setup: &Setup) -> Self {
         Self { domain: Arc::new(Domain::new(setup.stored)), actors: DashMap::new() }
     }
 
-    async fn send(&self, command: Command) -> Result<u64, Refused> {
+    async fn submit(&self, command: Command) -> Result<Pending, Refused> {
         let actor = self.actor(&command.id);
-        actor.ask(command).await.map_err(|error| match error {
-            SendError::HandlerError(refused) => refused,
-            _ => Refused::Lost,
-        })
+        actor.ask(command).enqueue().await.map(Pending).map_err(|_| Refused::Lost)
+    }
+
+    async fn send(&self, command: Command) -> Result<u64, Refused> {
+        self.actor(&command.id).ask(command).await.map_err(refused)
     }
 }

@@ -15,24 +15,60 @@ use crate::domain::{Command, Refused};
 use crate::runtimes::{AsyncStd, Blocking, Runtime, Smol, Tokio};
 use crate::workload::{Load, Setup, Task, Workload};
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 
 /// Somebody who carries commands out, one at a time per aggregate.
 pub trait Contender: Sized + Send + Sync + 'static {
     /// Where callers run, and handlers.
     type Runtime: Runtime;
 
+    /// The outcome to come of a command that was accepted.
+    type Ticket: Future<Output = Result<u64, Refused>> + Send;
+
     /// Starts it.
     fn start(setup: &Setup) -> Self;
 
-    /// Sends a command, and waits for its outcome.
-    fn send(&self, command: Command) -> impl Future<Output = Result<u64, Refused>> + Send;
+    /// Submits a command, and waits until it is accepted.
+    fn submit(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Self::Ticket, Refused>> + Send;
+
+    /// Sends a command, and waits for its outcome. Overridden by those who have a call for that.
+    fn send(&self, command: Command) -> impl Future<Output = Result<u64, Refused>> + Send {
+        async { self.submit(command).await?.await }
+    }
+}
+
+/// A ticket of those whose own gives an error when nobody answers.
+pub struct OrLost<F>(F);
+
+impl<F, E> Future for OrLost<F>
+where
+    F: Future<Output = Result<Result<u64, Refused>, E>> + Unpin,
+{
+    type Output = Result<u64, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(Refused::Lost)))
+    }
+}
+
+/// What tasks answer through in contenders that leave that to whoever uses them.
+type Reply = oneshot::Sender<Result<u64, Refused>>;
+
+/// The ticket that belongs to it.
+type Replied = OrLost<oneshot::Receiver<Result<u64, Refused>>>;
+
+fn reply() -> (Reply, Replied) {
+    let (reply, outcome) = oneshot::channel();
+    (reply, OrLost(outcome))
 }
 
 /// One who can be called from threads outside the runtime.
 pub trait Outside: Contender {
-    /// The outcome to come.
-    type Ticket: Send;
-
     /// Submits a command, and blocks while there is no room.
     fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused>;
 

@@ -6,13 +6,15 @@
 //! a drain that knows what is under way, and an end of locks nobody uses; a caller that is dropped
 //! takes its half-done work along. It counts versions.
 
-use super::Contender;
+use super::{Contender, OrLost};
 use crate::domain::{Command, Domain, Id, Refused, Versioned};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
 use dashmap::DashMap;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 /// `None` until it is loaded.
 type Lock = Arc<Mutex<Option<Versioned>>>;
@@ -47,14 +49,19 @@ impl Locked {
     }
 }
 
-/// The caller does the work.
+/// The caller does the work, so that a command is done when it is accepted.
 pub struct InCaller(Locked);
 
 impl Contender for InCaller {
     type Runtime = Tokio;
+    type Ticket = Ready<Result<u64, Refused>>;
 
     fn start(setup: &Setup) -> Self {
         Self(Locked::new(setup))
+    }
+
+    async fn submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
+        Ok(ready(self.0.carry_out(command).await))
     }
 
     async fn send(&self, command: Command) -> Result<u64, Refused> {
@@ -67,14 +74,14 @@ pub struct Spawned(Arc<Locked>);
 
 impl Contender for Spawned {
     type Runtime = Tokio;
+    type Ticket = OrLost<JoinHandle<Result<u64, Refused>>>;
 
     fn start(setup: &Setup) -> Self {
         Self(Arc::new(Locked::new(setup)))
     }
 
-    async fn send(&self, command: Command) -> Result<u64, Refused> {
+    async fn submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
         let locked = Arc::clone(&self.0);
-        let task = Tokio::handle().spawn(async move { locked.carry_out(command).await });
-        task.await.unwrap_or(Err(Refused::Lost))
+        Ok(OrLost(Tokio::handle().spawn(async move { locked.carry_out(command).await })))
     }
 }

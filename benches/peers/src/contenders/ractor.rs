@@ -9,8 +9,8 @@
 //! passes: it lacks a bound that makes callers wait (a limit discards jobs). Its drain finishes what is
 //! queued. A worker that panics loses the job at hand. Versions are counted by the worker.
 
-use super::Contender;
 use super::mutex_per_key::Locked;
+use super::{Contender, Replied, reply};
 use crate::domain::{Command, Domain, Id, Refused, Versioned};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
@@ -120,6 +120,13 @@ where
     factory
 }
 
+fn dispatch(factory: &FactoryRef<Id, Ask>, command: Command) -> Result<Replied, Refused> {
+    let (reply, ticket) = reply();
+    let ask = Ask { reply: reply.into(), command };
+    factory.dispatch(Arc::clone(&ask.command.id), ask).map_err(|_| Refused::Lost)?;
+    Ok(ticket)
+}
+
 async fn call(factory: &FactoryRef<Id, Ask>, command: Command) -> Result<u64, Refused> {
     let key = Arc::clone(&command.id);
     match factory.call_job(key, |reply| Ask { command, reply }, None).await {
@@ -132,10 +139,15 @@ pub struct KeyPersistent(FactoryRef<Id, Ask>);
 
 impl Contender for KeyPersistent {
     type Runtime = Tokio;
+    type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(Domain::new(setup.stored));
         Self(start::<_, KeyPersistentRouting<Id, Ask>>(setup, move || Owning(Arc::clone(&domain))))
+    }
+
+    async fn submit(&self, command: Command) -> Result<Replied, Refused> {
+        dispatch(&self.0, command)
     }
 
     async fn send(&self, command: Command) -> Result<u64, Refused> {
@@ -147,10 +159,15 @@ pub struct Sticky(FactoryRef<Id, Ask>);
 
 impl Contender for Sticky {
     type Runtime = Tokio;
+    type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
         let locked = Arc::new(Locked::new(setup));
         Self(start::<_, StickyQueuerRouting<Id, Ask>>(setup, move || Sharing(Arc::clone(&locked))))
+    }
+
+    async fn submit(&self, command: Command) -> Result<Replied, Refused> {
+        dispatch(&self.0, command)
     }
 
     async fn send(&self, command: Command) -> Result<u64, Refused> {

@@ -6,7 +6,7 @@
 //! more than one worker its versions have gaps after a rejection, as the original corrects them with
 //! a single worker only; and it keeps no state, so that handlers here get a new one each time.
 
-use super::Contender;
+use super::{Contender, Replied, Reply, reply};
 use crate::domain::{Command, Domain, Id, Refused, State};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
@@ -14,11 +14,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 struct Envelope {
     command: Command,
-    reply: oneshot::Sender<Result<u64, Refused>>,
+    reply: Reply,
 }
 
 struct Job {
@@ -53,6 +52,7 @@ async fn worker_loop(domain: Arc<Domain<Tokio>>, jobs: flume::Receiver<Job>) {
 
 impl Contender for SeedPort {
     type Runtime = Tokio;
+    type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(Domain::new(setup.stored));
@@ -70,11 +70,11 @@ impl Contender for SeedPort {
         Self { shards, hasher: RandomState::new() }
     }
 
-    async fn send(&self, command: Command) -> Result<u64, Refused> {
+    async fn submit(&self, command: Command) -> Result<Replied, Refused> {
         let shard = self.hasher.hash_one(&command.id) as usize % self.shards.len();
-        let (reply, outcome) = oneshot::channel();
+        let (reply, ticket) = reply();
         let sent = self.shards[shard].send_async(Envelope { command, reply }).await;
         sent.map_err(|_| Refused::Lost)?;
-        outcome.await.unwrap_or(Err(Refused::Lost))
+        Ok(ticket)
     }
 }

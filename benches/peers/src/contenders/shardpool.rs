@@ -9,7 +9,10 @@ use crate::runtimes::{AsyncStd, Blocking, Runtime, Smol, Tokio};
 use crate::workload::Setup;
 use shardpool::executors::{self, Executor};
 use shardpool::{CommandHandler, Context, Failure, Loaded, Loader, PoolOf, ShardPool, Ticket};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
 /// A runtime that the pool has an executor for.
 pub trait Host: Runtime {
@@ -70,12 +73,25 @@ impl<R: Runtime> Loader for Shared<R> {
     }
 }
 
+/// The pool's ticket, without what only its receipt tells.
+pub struct Claim(Ticket<Command, u64, Refused>);
+
+impl Future for Claim {
+    type Output = Result<u64, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let outcome = Pin::new(&mut self.0).poll(cx);
+        outcome.map(|outcome| outcome.map(|receipt| receipt.output).map_err(|_| Refused::Lost))
+    }
+}
+
 pub struct Shardpool<R: Host> {
     pool: PoolOf<Shared<R>>,
 }
 
 impl<R: Host> Contender for Shardpool<R> {
     type Runtime = R;
+    type Ticket = Claim;
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(Domain::<R>::new(setup.stored));
@@ -92,6 +108,10 @@ impl<R: Host> Contender for Shardpool<R> {
         Self { pool: pool.expect("the pool starts") }
     }
 
+    async fn submit(&self, command: Command) -> Result<Claim, Refused> {
+        self.pool.submit(command).await.map(Claim).map_err(|_| Refused::Lost)
+    }
+
     async fn send(&self, command: Command) -> Result<u64, Refused> {
         match self.pool.send(command).await {
             Ok(receipt) => Ok(receipt.output),
@@ -101,13 +121,11 @@ impl<R: Host> Contender for Shardpool<R> {
 }
 
 impl<R: Host> Outside for Shardpool<R> {
-    type Ticket = Ticket<Command, u64, Refused>;
-
-    fn blocking_submit(&self, command: Command) -> Result<Self::Ticket, Refused> {
-        self.pool.blocking_submit(command).map_err(|_| Refused::Lost)
+    fn blocking_submit(&self, command: Command) -> Result<Claim, Refused> {
+        self.pool.blocking_submit(command).map(Claim).map_err(|_| Refused::Lost)
     }
 
-    fn wait(ticket: Self::Ticket) -> Result<u64, Refused> {
+    fn wait(Claim(ticket): Claim) -> Result<u64, Refused> {
         ticket.blocking_wait().map(|receipt| receipt.output).map_err(|_| Refused::Lost)
     }
 

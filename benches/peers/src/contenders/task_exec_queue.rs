@@ -5,9 +5,12 @@
 //! is in a map of mutexes here, and versions, counted there; it boxes each future. Order and exclusion
 //! per key have a hole: between the end of a group's last future and the removal of the group another
 //! can start it again and a third can find it gone, so that two run at once; the mutex covers that.
+//!
+//! Its own outcome comes with the future that also enqueues, so that a ticket is a oneshot here. For a
+//! command that is submitted the crate has one more box.
 
-use super::Contender;
 use super::mutex_per_key::Locked;
+use super::{Contender, Replied, reply};
 use crate::domain::{Command, Id, Refused};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
@@ -25,8 +28,15 @@ pub struct Grouped {
     hasher: RandomState,
 }
 
+impl Grouped {
+    fn queue_of(&self, id: &Id) -> &Queue {
+        &self.queues[self.hasher.hash_one(id) as usize % self.queues.len()]
+    }
+}
+
 impl Contender for Grouped {
     type Runtime = Tokio;
+    type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
         let queues = (0..setup.shards)
@@ -40,9 +50,22 @@ impl Contender for Grouped {
         Self { locked: Arc::new(Locked::new(setup)), queues, hasher: RandomState::new() }
     }
 
+    async fn submit(&self, command: Command) -> Result<Replied, Refused> {
+        let id = Arc::clone(&command.id);
+        let queue = self.queue_of(&id);
+        let locked = Arc::clone(&self.locked);
+        let (reply, ticket) = reply();
+        let task = async move {
+            // A caller that has gone does not want to know.
+            let _ = reply.send(locked.carry_out(command).await);
+        };
+        queue.spawn(task).group(id).await.map_err(|_| Refused::Lost)?;
+        Ok(ticket)
+    }
+
     async fn send(&self, command: Command) -> Result<u64, Refused> {
         let id = Arc::clone(&command.id);
-        let queue = &self.queues[self.hasher.hash_one(&id) as usize % self.queues.len()];
+        let queue = self.queue_of(&id);
         let locked = Arc::clone(&self.locked);
         let task = async move { locked.carry_out(command).await };
         queue.spawn(task).group(id).result().await.unwrap_or(Err(Refused::Lost))
