@@ -43,13 +43,29 @@ fn say(line: &str) {
     }
 }
 
-/// A contender with callers inside the runtime.
-pub fn serve<C: Contender>(workload: Workload, steps_per_us: f64) {
+/// A contender with callers inside the runtime: over an idle domain, or over one that is not.
+pub fn serve<I: Contender, B: Contender>(workload: Workload, steps_per_us: f64) {
+    if workload.is_idle() {
+        inside::<I>(workload, steps_per_us);
+    } else {
+        inside::<B>(workload, steps_per_us);
+    }
+}
+
+fn inside<C: Contender>(workload: Workload, steps_per_us: f64) {
     obey::<C>(workload, steps_per_us, |contender, world| measure::run(contender, world, workload));
 }
 
 /// One that can be called from outside as well.
-pub fn serve_outside<C: Outside>(workload: Workload, steps_per_us: f64) {
+pub fn serve_outside<I: Outside, B: Outside>(workload: Workload, steps_per_us: f64) {
+    if workload.is_idle() {
+        anywhere::<I>(workload, steps_per_us);
+    } else {
+        anywhere::<B>(workload, steps_per_us);
+    }
+}
+
+fn anywhere<C: Outside>(workload: Workload, steps_per_us: f64) {
     obey::<C>(workload, steps_per_us, |contender, world| match workload.load {
         Load::Outside { threads, window } => {
             measure::run_outside(contender, world, workload, threads, window)
@@ -60,5 +76,5 @@ pub fn serve_outside<C: Outside>(workload: Workload, steps_per_us: f64) {
 
 /// Bare tasks that do nothing but the work.
 pub fn serve_limit<C: Contender>(workload: Workload, steps_per_us: f64) {
-    serve::<C>(workload.limit(), steps_per_us);
+    inside::<C>(workload.limit(), steps_per_us);
 }

@@ -3,6 +3,7 @@
 use crate::runtimes::Runtime;
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -126,28 +127,79 @@ impl Store {
     }
 }
 
-/// The handler, and the store behind it.
-pub struct Domain<R> {
+/// The handler, and what is behind it.
+pub trait Domain: Send + Sync + 'static {
+    /// With a store of so many aggregates, or without one.
+    fn new(stored: Option<usize>) -> Self;
+
+    /// An aggregate as it is before its first command here.
+    fn load(&self, id: &Id) -> impl Future<Output = Versioned> + Send;
+
+    /// Carries a command out that will have this version.
+    fn handle(
+        &self,
+        state: &mut State,
+        version: u64,
+        command: Command,
+    ) -> impl Future<Output = Result<u64, Refused>> + Send;
+
+    /// As [`handle`](Self::handle), for contenders whose aggregates count their version themselves.
+    fn commit(
+        &self,
+        held: &mut Versioned,
+        command: Command,
+    ) -> impl Future<Output = Result<u64, Refused>> + Send {
+        async {
+            let output = self.handle(&mut held.state, held.version + 1, command).await?;
+            held.version += 1;
+            Ok(output)
+        }
+    }
+}
+
+/// For workloads in which there is nothing to do: its futures never wait, and have no room for it.
+pub struct Idle;
+
+impl Domain for Idle {
+    fn new(_: Option<usize>) -> Self {
+        Self
+    }
+
+    async fn load(&self, _: &Id) -> Versioned {
+        Versioned::default()
+    }
+
+    async fn handle(
+        &self,
+        state: &mut State,
+        version: u64,
+        command: Command,
+    ) -> Result<u64, Refused> {
+        debug_assert!(matches!(command.work, Work::Nothing));
+        state.commits += 1;
+        Ok(version)
+    }
+}
+
+/// For all others.
+pub struct Busy<R> {
     store: Option<Store>,
     runtime: PhantomData<fn() -> R>,
 }
 
-impl<R: Runtime> Domain<R> {
-    /// With a store of so many aggregates, or without one.
-    pub fn new(stored: Option<usize>) -> Self {
+impl<R: Runtime> Domain for Busy<R> {
+    fn new(stored: Option<usize>) -> Self {
         Self { store: stored.map(Store::new), runtime: PhantomData }
     }
 
-    /// An aggregate as it is before its first command here.
-    pub async fn load(&self, id: &Id) -> Versioned {
+    async fn load(&self, id: &Id) -> Versioned {
         match &self.store {
             Some(store) => store.load(id),
             None => Versioned::default(),
         }
     }
 
-    /// Carries a command out that will have this version.
-    pub async fn handle(
+    async fn handle(
         &self,
         state: &mut State,
         version: u64,
@@ -169,13 +221,6 @@ impl<R: Runtime> Domain<R> {
         }
         state.commits += 1;
         Ok(version)
-    }
-
-    /// As [`handle`](Self::handle), for contenders whose aggregates count their version themselves.
-    pub async fn commit(&self, held: &mut Versioned, command: Command) -> Result<u64, Refused> {
-        let output = self.handle(&mut held.state, held.version + 1, command).await?;
-        held.version += 1;
-        Ok(output)
     }
 }
 

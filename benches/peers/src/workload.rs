@@ -267,6 +267,11 @@ pub fn meant_by(word: &str) -> Vec<Workload> {
 }
 
 impl Workload {
+    /// Whether no handler has anything to do.
+    pub fn is_idle(&self) -> bool {
+        self.task == Task::Nothing && !matches!(self.load, Load::Blocked { .. })
+    }
+
     /// What is in the way of nobody: the load of bare tasks that do the same work.
     pub fn limit(mut self) -> Self {
         let concurrency = self.setup.concurrency();

@@ -12,15 +12,17 @@ use crate::workload::Setup;
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-pub struct ActorPerShard {
+pub struct ActorPerShard<D> {
     shards: Box<[mpsc::Sender<(Command, Reply)>]>,
     hasher: RandomState,
+    domain: PhantomData<fn() -> D>,
 }
 
-async fn shard(domain: Arc<Domain<Tokio>>, mut commands: mpsc::Receiver<(Command, Reply)>) {
+async fn shard<D: Domain>(domain: Arc<D>, mut commands: mpsc::Receiver<(Command, Reply)>) {
     let mut aggregates: HashMap<Id, Versioned> = HashMap::new();
     while let Some((command, reply)) = commands.recv().await {
         let held = match aggregates.entry(Arc::clone(&command.id)) {
@@ -35,18 +37,18 @@ async fn shard(domain: Arc<Domain<Tokio>>, mut commands: mpsc::Receiver<(Command
     }
 }
 
-impl ActorPerShard {
+impl<D> ActorPerShard<D> {
     fn shard_of(&self, id: &Id) -> &mpsc::Sender<(Command, Reply)> {
         &self.shards[self.hasher.hash_one(id) as usize % self.shards.len()]
     }
 }
 
-impl Contender for ActorPerShard {
+impl<D: Domain> Contender for ActorPerShard<D> {
     type Runtime = Tokio;
     type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
-        let domain = Arc::new(Domain::new(setup.stored));
+        let domain = Arc::new(D::new(setup.stored));
         let shards = if setup.handlers_wait { setup.concurrency() } else { setup.shards };
         let shards = (0..shards)
             .map(|_| {
@@ -55,7 +57,7 @@ impl Contender for ActorPerShard {
                 sender
             })
             .collect();
-        Self { shards, hasher: RandomState::new() }
+        Self { shards, hasher: RandomState::new(), domain: PhantomData }
     }
 
     async fn submit(&self, command: Command) -> Result<Replied, Refused> {
@@ -66,7 +68,7 @@ impl Contender for ActorPerShard {
     }
 }
 
-impl Outside for ActorPerShard {
+impl<D: Domain> Outside for ActorPerShard<D> {
     fn blocking_submit(&self, command: Command) -> Result<Replied, Refused> {
         let (reply, ticket) = reply();
         let shard = self.shard_of(&command.id);

@@ -6,17 +6,19 @@ use crate::domain::{Command, Domain, Refused, State};
 use crate::runtimes::Runtime;
 use crate::workload::Setup;
 use std::future::{Ready, ready};
+use std::marker::PhantomData;
 
-pub struct Bare<R> {
-    domain: Domain<R>,
+pub struct Bare<D, R> {
+    domain: D,
+    runtime: PhantomData<fn() -> R>,
 }
 
-impl<R: Runtime> Contender for Bare<R> {
+impl<D: Domain, R: Runtime> Contender for Bare<D, R> {
     type Runtime = R;
     type Ticket = Ready<Result<u64, Refused>>;
 
     fn start(setup: &Setup) -> Self {
-        Self { domain: Domain::new(setup.stored) }
+        Self { domain: D::new(setup.stored), runtime: PhantomData }
     }
 
     async fn submit(&self, command: Command) -> Result<Self::Ticket, Refused> {

@@ -45,15 +45,20 @@ impl Work for Job {
 }
 
 /// What a shard has. Its clones are counted on its own thread: the domain is shared by all shards.
-struct Shard {
-    domain: Arc<Domain<Tokio>>,
+struct Shard<D> {
+    domain: Arc<D>,
 }
 
 /// Cloned for each command.
-#[derive(Clone)]
-struct Carrier(Rc<Shard>);
+struct Carrier<D>(Rc<Shard<D>>);
 
-impl Processor for Carrier {
+impl<D> Clone for Carrier<D> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<D: Domain> Processor for Carrier<D> {
     type Work = Call<Job, Result<u64, Refused>>;
     type State = Versioned;
     type Error = Refused;
@@ -74,23 +79,23 @@ impl Processor for Carrier {
     }
 }
 
-pub struct Grommet {
-    scheduler: Scheduler<Carrier, SystemClock, CLASSES>,
+pub struct Grommet<D: Domain> {
+    scheduler: Scheduler<Carrier<D>, SystemClock, CLASSES>,
     hasher: RandomState,
 }
 
-impl Grommet {
+impl<D: Domain> Grommet<D> {
     fn job(&self, command: Command) -> Job {
         Job { key: self.hasher.hash_one(&command.id), command }
     }
 }
 
-impl Contender for Grommet {
+impl<D: Domain> Contender for Grommet<D> {
     type Runtime = Tokio;
     type Ticket = OrLost<Answer<Result<u64, Refused>>>;
 
     fn start(setup: &Setup) -> Self {
-        let domain = Arc::new(Domain::new(setup.stored));
+        let domain = Arc::new(D::new(setup.stored));
         let in_flight = setup.concurrency() / THREADS;
         let mailbox = setup.shards * setup.depth / THREADS;
         let mut config = ShardConfig::<CLASSES>::new([in_flight]);
@@ -101,12 +106,13 @@ impl Contender for Grommet {
             config.scheduler.evict_iters = 4096;
             config.tick = Duration::from_millis(1);
         }
-        let scheduler = Scheduler::<Carrier, SystemClock, CLASSES>::builder(THREADS, [in_flight])
-            .shard_config(config)
-            .mailbox(mailbox)
-            .stamp_arrival(false)
-            .spawn(move |_| Carrier(Rc::new(Shard { domain: Arc::clone(&domain) })))
-            .expect("the shards start");
+        let scheduler =
+            Scheduler::<Carrier<D>, SystemClock, CLASSES>::builder(THREADS, [in_flight])
+                .shard_config(config)
+                .mailbox(mailbox)
+                .stamp_arrival(false)
+                .spawn(move |_| Carrier(Rc::new(Shard { domain: Arc::clone(&domain) })))
+                .expect("the shards start");
         Self { scheduler, hasher: RandomState::new() }
     }
 

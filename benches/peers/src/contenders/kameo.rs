@@ -23,13 +23,13 @@ use std::sync::Arc;
 use std::task::{self, Poll};
 
 #[derive(Actor)]
-struct Aggregate {
-    domain: Arc<Domain<Tokio>>,
+struct Aggregate<D: Domain> {
+    domain: Arc<D>,
     /// `None` until it is loaded.
     held: Option<Versioned>,
 }
 
-impl Message<Command> for Aggregate {
+impl<D: Domain> Message<Command> for Aggregate<D> {
     type Reply = Result<u64, Refused>;
 
     async fn handle(
@@ -45,14 +45,14 @@ impl Message<Command> for Aggregate {
     }
 }
 
-pub struct Kameo {
-    domain: Arc<Domain<Tokio>>,
-    actors: DashMap<Id, Arc<ActorRef<Aggregate>>>,
+pub struct Kameo<D: Domain> {
+    domain: Arc<D>,
+    actors: DashMap<Id, Arc<ActorRef<Aggregate<D>>>>,
 }
 
-impl Kameo {
+impl<D: Domain> Kameo<D> {
     // In an `Arc`, as a clone of the reference itself counts in several places.
-    fn actor(&self, id: &Id) -> Arc<ActorRef<Aggregate>> {
+    fn actor(&self, id: &Id) -> Arc<ActorRef<Aggregate<D>>> {
         if let Some(actor) = self.actors.get(id) {
             return Arc::clone(&actor);
         }
@@ -81,12 +81,12 @@ impl Future for Pending {
     }
 }
 
-impl Contender for Kameo {
+impl<D: Domain> Contender for Kameo<D> {
     type Runtime = Tokio;
     type Ticket = Pending;
 
     fn start(setup: &Setup) -> Self {
-        Self { domain: Arc::new(Domain::new(setup.stored)), actors: DashMap::new() }
+        Self { domain: Arc::new(D::new(setup.stored)), actors: DashMap::new() }
     }
 
     async fn submit(&self, command: Command) -> Result<Pending, Refused> {

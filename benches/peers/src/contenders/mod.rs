@@ -11,7 +11,7 @@ mod shardpool;
 mod task_exec_queue;
 
 use crate::child;
-use crate::domain::{Command, Refused};
+use crate::domain::{Busy, Command, Idle, Refused};
 use crate::runtimes::{AsyncStd, Blocking, Runtime, Smol, Tokio};
 use crate::workload::{Load, Setup, Task, Workload};
 use std::future::Future;
@@ -132,9 +132,7 @@ fn all_without_eviction(workload: &Workload) -> bool {
 }
 
 fn no_op(workload: &Workload) -> bool {
-    workload.task == Task::Nothing
-        && inside(workload)
-        && !matches!(workload.load, Load::Blocked { .. })
+    workload.is_idle() && inside(workload)
 }
 
 fn has_limit(workload: &Workload) -> bool {
@@ -150,72 +148,103 @@ pub const ALL: &[Entry] = &[
     Entry {
         name: REFERENCE,
         takes: all,
-        serve: child::serve_outside::<shardpool::Shardpool<Tokio>>,
+        serve: child::serve_outside::<
+            shardpool::Shardpool<Idle, Tokio>,
+            shardpool::Shardpool<Busy<Tokio>, Tokio>,
+        >,
     },
     Entry {
         name: "shardpool-smol",
         takes: all,
-        serve: child::serve_outside::<shardpool::Shardpool<Smol>>,
+        serve: child::serve_outside::<
+            shardpool::Shardpool<Idle, Smol>,
+            shardpool::Shardpool<Busy<Smol>, Smol>,
+        >,
     },
     Entry {
         name: "shardpool-async-std",
         takes: all,
-        serve: child::serve_outside::<shardpool::Shardpool<AsyncStd>>,
+        serve: child::serve_outside::<
+            shardpool::Shardpool<Idle, AsyncStd>,
+            shardpool::Shardpool<Busy<AsyncStd>, AsyncStd>,
+        >,
     },
     Entry {
         name: "shardpool-threads",
         takes: all_but_many_waits,
-        serve: child::serve_outside::<shardpool::Shardpool<Blocking>>,
+        serve: child::serve_outside::<
+            shardpool::Shardpool<Idle, Blocking>,
+            shardpool::Shardpool<Busy<Blocking>, Blocking>,
+        >,
     },
     Entry {
         name: "actor-per-shard",
         takes: all_without_eviction,
-        serve: child::serve_outside::<actor_per_shard::ActorPerShard>,
+        serve: child::serve_outside::<
+            actor_per_shard::ActorPerShard<Idle>,
+            actor_per_shard::ActorPerShard<Busy<Tokio>>,
+        >,
     },
     Entry {
         name: "mutex-per-key",
         takes: inside_without_eviction,
-        serve: child::serve::<mutex_per_key::InCaller>,
+        serve: child::serve::<mutex_per_key::InCaller<Idle>, mutex_per_key::InCaller<Busy<Tokio>>>,
     },
     Entry {
         name: "mutex-per-key-spawned",
         takes: inside_without_eviction,
-        serve: child::serve::<mutex_per_key::Spawned>,
+        serve: child::serve::<mutex_per_key::Spawned<Idle>, mutex_per_key::Spawned<Busy<Tokio>>>,
     },
     Entry {
         name: "seed-port",
         takes: inside_without_store,
-        serve: child::serve::<seed_port::SeedPort>,
+        serve: child::serve::<seed_port::SeedPort<Idle>, seed_port::SeedPort<Busy<Tokio>>>,
     },
-    Entry { name: "kameo", takes: inside_without_eviction, serve: child::serve::<kameo::Kameo> },
+    Entry {
+        name: "kameo",
+        takes: inside_without_eviction,
+        serve: child::serve::<kameo::Kameo<Idle>, kameo::Kameo<Busy<Tokio>>>,
+    },
     Entry {
         name: "ractor-key-persistent",
         takes: inside_without_eviction,
-        serve: child::serve::<ractor::KeyPersistent>,
+        serve: child::serve::<ractor::KeyPersistent<Idle>, ractor::KeyPersistent<Busy<Tokio>>>,
     },
     Entry {
         name: "ractor-sticky",
         takes: inside_without_eviction,
-        serve: child::serve::<ractor::Sticky>,
+        serve: child::serve::<ractor::Sticky<Idle>, ractor::Sticky<Busy<Tokio>>>,
     },
-    Entry { name: "grommet", takes: inside, serve: child::serve::<grommet::Grommet> },
+    Entry {
+        name: "grommet",
+        takes: inside,
+        serve: child::serve::<grommet::Grommet<Idle>, grommet::Grommet<Busy<Tokio>>>,
+    },
     Entry {
         name: "task-exec-queue",
         takes: inside_without_eviction,
-        serve: child::serve::<task_exec_queue::Grouped>,
+        serve: child::serve::<task_exec_queue::Grouped<Idle>, task_exec_queue::Grouped<Busy<Tokio>>>,
     },
-    Entry { name: "limit", takes: has_limit, serve: child::serve_limit::<bare::Bare<Tokio>> },
+    Entry {
+        name: "limit",
+        takes: has_limit,
+        serve: child::serve_limit::<bare::Bare<Busy<Tokio>, Tokio>>,
+    },
     Entry {
         name: "limit-smol",
         takes: has_timer_limit,
-        serve: child::serve_limit::<bare::Bare<Smol>>,
+        serve: child::serve_limit::<bare::Bare<Busy<Smol>, Smol>>,
     },
     Entry {
         name: "limit-async-std",
         takes: has_timer_limit,
-        serve: child::serve_limit::<bare::Bare<AsyncStd>>,
+        serve: child::serve_limit::<bare::Bare<Busy<AsyncStd>, AsyncStd>>,
     },
-    Entry { name: "harness", takes: no_op, serve: child::serve::<bare::Bare<Tokio>> },
+    Entry {
+        name: "harness",
+        takes: no_op,
+        serve: child::serve::<bare::Bare<Idle, Tokio>, bare::Bare<Busy<Tokio>, Tokio>>,
+    },
 ];
 
 /// The contender of this name.

@@ -20,14 +20,14 @@ use tokio::task::JoinHandle;
 type Lock = Arc<Mutex<Option<Versioned>>>;
 
 /// Aggregates behind a lock each.
-pub struct Locked {
-    domain: Domain<Tokio>,
+pub struct Locked<D> {
+    domain: D,
     locks: DashMap<Id, Lock>,
 }
 
-impl Locked {
+impl<D: Domain> Locked<D> {
     pub fn new(setup: &Setup) -> Self {
-        Self { domain: Domain::new(setup.stored), locks: DashMap::new() }
+        Self { domain: D::new(setup.stored), locks: DashMap::new() }
     }
 
     fn lock_of(&self, id: &Id) -> Lock {
@@ -50,9 +50,9 @@ impl Locked {
 }
 
 /// The caller does the work, so that a command is done when it is accepted.
-pub struct InCaller(Locked);
+pub struct InCaller<D>(Locked<D>);
 
-impl Contender for InCaller {
+impl<D: Domain> Contender for InCaller<D> {
     type Runtime = Tokio;
     type Ticket = Ready<Result<u64, Refused>>;
 
@@ -70,9 +70,9 @@ impl Contender for InCaller {
 }
 
 /// A task does the work.
-pub struct Spawned(Arc<Locked>);
+pub struct Spawned<D>(Arc<Locked<D>>);
 
-impl Contender for Spawned {
+impl<D: Domain> Contender for Spawned<D> {
     type Runtime = Tokio;
     type Ticket = OrLost<JoinHandle<Result<u64, Refused>>>;
 

@@ -23,6 +23,7 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// A job's message.
@@ -32,9 +33,9 @@ struct Ask {
 }
 
 /// A worker that keeps the state of its keys.
-struct Owning(Arc<Domain<Tokio>>);
+struct Owning<D>(Arc<D>);
 
-impl Worker for Owning {
+impl<D: Domain> Worker for Owning<D> {
     type Key = Id;
     type Message = Ask;
     type Arguments = ();
@@ -68,9 +69,9 @@ impl Worker for Owning {
 }
 
 /// A worker that shares the state of all keys.
-struct Sharing(Arc<Locked>);
+struct Sharing<D>(Arc<Locked<D>>);
 
-impl Worker for Sharing {
+impl<D: Domain> Worker for Sharing<D> {
     type Key = Id;
     type Message = Ask;
     type Arguments = ();
@@ -135,15 +136,16 @@ async fn call(factory: &FactoryRef<Id, Ask>, command: Command) -> Result<u64, Re
     }
 }
 
-pub struct KeyPersistent(FactoryRef<Id, Ask>);
+pub struct KeyPersistent<D>(FactoryRef<Id, Ask>, PhantomData<fn() -> D>);
 
-impl Contender for KeyPersistent {
+impl<D: Domain> Contender for KeyPersistent<D> {
     type Runtime = Tokio;
     type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
-        let domain = Arc::new(Domain::new(setup.stored));
-        Self(start::<_, KeyPersistentRouting<Id, Ask>>(setup, move || Owning(Arc::clone(&domain))))
+        let domain = Arc::new(D::new(setup.stored));
+        let worker = move || Owning(Arc::clone(&domain));
+        Self(start::<_, KeyPersistentRouting<Id, Ask>>(setup, worker), PhantomData)
     }
 
     async fn submit(&self, command: Command) -> Result<Replied, Refused> {
@@ -155,15 +157,16 @@ impl Contender for KeyPersistent {
     }
 }
 
-pub struct Sticky(FactoryRef<Id, Ask>);
+pub struct Sticky<D>(FactoryRef<Id, Ask>, PhantomData<fn() -> D>);
 
-impl Contender for Sticky {
+impl<D: Domain> Contender for Sticky<D> {
     type Runtime = Tokio;
     type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
-        let locked = Arc::new(Locked::new(setup));
-        Self(start::<_, StickyQueuerRouting<Id, Ask>>(setup, move || Sharing(Arc::clone(&locked))))
+        let locked = Arc::new(Locked::<D>::new(setup));
+        let worker = move || Sharing(Arc::clone(&locked));
+        Self(start::<_, StickyQueuerRouting<Id, Ask>>(setup, worker), PhantomData)
     }
 
     async fn submit(&self, command: Command) -> Result<Replied, Refused> {

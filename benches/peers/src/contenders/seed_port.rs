@@ -13,6 +13,7 @@ use crate::workload::Setup;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 struct Envelope {
@@ -25,9 +26,10 @@ struct Job {
     version: u64,
 }
 
-pub struct SeedPort {
+pub struct SeedPort<D> {
     shards: Box<[flume::Sender<Envelope>]>,
     hasher: RandomState,
+    domain: PhantomData<fn() -> D>,
 }
 
 async fn dispatch_commands(commands: flume::Receiver<Envelope>, jobs: flume::Sender<Job>) {
@@ -42,7 +44,7 @@ async fn dispatch_commands(commands: flume::Receiver<Envelope>, jobs: flume::Sen
     }
 }
 
-async fn worker_loop(domain: Arc<Domain<Tokio>>, jobs: flume::Receiver<Job>) {
+async fn worker_loop<D: Domain>(domain: Arc<D>, jobs: flume::Receiver<Job>) {
     while let Ok(Job { envelope: Envelope { command, reply }, version }) = jobs.recv_async().await {
         let outcome = domain.handle(&mut State::default(), version, command).await;
         // Dropped if the receiver has gone.
@@ -50,12 +52,12 @@ async fn worker_loop(domain: Arc<Domain<Tokio>>, jobs: flume::Receiver<Job>) {
     }
 }
 
-impl Contender for SeedPort {
+impl<D: Domain> Contender for SeedPort<D> {
     type Runtime = Tokio;
     type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
-        let domain = Arc::new(Domain::new(setup.stored));
+        let domain = Arc::new(D::new(setup.stored));
         let shards = (0..setup.shards)
             .map(|_| {
                 let (sender, commands) = flume::bounded(setup.depth);
@@ -67,7 +69,7 @@ impl Contender for SeedPort {
                 sender
             })
             .collect();
-        Self { shards, hasher: RandomState::new() }
+        Self { shards, hasher: RandomState::new(), domain: PhantomData }
     }
 
     async fn submit(&self, command: Command) -> Result<Replied, Refused> {

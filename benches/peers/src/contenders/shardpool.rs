@@ -10,6 +10,7 @@ use crate::workload::Setup;
 use shardpool::executors::{self, Executor};
 use shardpool::{CommandHandler, Context, Failure, Loaded, Loader, PoolOf, ShardPool, Ticket};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -44,9 +45,9 @@ impl Host for Blocking {
 }
 
 /// The domain, as the pool's handler and loader.
-struct Shared<R>(Arc<Domain<R>>);
+struct Shared<D>(Arc<D>);
 
-impl<R: Runtime> CommandHandler for Shared<R> {
+impl<D: Domain> CommandHandler for Shared<D> {
     type Command = Command;
     type State = State;
     type Output = u64;
@@ -62,7 +63,7 @@ impl<R: Runtime> CommandHandler for Shared<R> {
     }
 }
 
-impl<R: Runtime> Loader for Shared<R> {
+impl<D: Domain> Loader for Shared<D> {
     type AggregateId = Id;
     type State = State;
     type Error = Refused;
@@ -85,16 +86,17 @@ impl Future for Claim {
     }
 }
 
-pub struct Shardpool<R: Host> {
-    pool: PoolOf<Shared<R>>,
+pub struct Shardpool<D: Domain, R> {
+    pool: PoolOf<Shared<D>>,
+    runtime: PhantomData<fn() -> R>,
 }
 
-impl<R: Host> Contender for Shardpool<R> {
+impl<D: Domain, R: Host> Contender for Shardpool<D, R> {
     type Runtime = R;
     type Ticket = Claim;
 
     fn start(setup: &Setup) -> Self {
-        let domain = Arc::new(Domain::<R>::new(setup.stored));
+        let domain = Arc::new(D::new(setup.stored));
         let builder = ShardPool::builder(Shared(Arc::clone(&domain)))
             .shards(setup.shards)
             .workers_per_shard(setup.workers)
@@ -105,7 +107,7 @@ impl<R: Host> Contender for Shardpool<R> {
             }
             None => builder.start(R::executor()),
         };
-        Self { pool: pool.expect("the pool starts") }
+        Self { pool: pool.expect("the pool starts"), runtime: PhantomData }
     }
 
     async fn submit(&self, command: Command) -> Result<Claim, Refused> {
@@ -120,7 +122,7 @@ impl<R: Host> Contender for Shardpool<R> {
     }
 }
 
-impl<R: Host> Outside for Shardpool<R> {
+impl<D: Domain, R: Host> Outside for Shardpool<D, R> {
     fn blocking_submit(&self, command: Command) -> Result<Claim, Refused> {
         self.pool.blocking_submit(command).map(Claim).map_err(|_| Refused::Lost)
     }

@@ -11,7 +11,7 @@
 
 use super::mutex_per_key::Locked;
 use super::{Contender, Replied, reply};
-use crate::domain::{Command, Id, Refused};
+use crate::domain::{Command, Domain, Id, Refused};
 use crate::runtimes::Tokio;
 use crate::workload::Setup;
 use futures::channel::mpsc;
@@ -22,19 +22,19 @@ use task_exec_queue::{Builder, TaskExecQueue, TaskType};
 
 type Queue = TaskExecQueue<mpsc::Sender<((), TaskType)>, Id>;
 
-pub struct Grouped {
-    locked: Arc<Locked>,
+pub struct Grouped<D> {
+    locked: Arc<Locked<D>>,
     queues: Box<[Queue]>,
     hasher: RandomState,
 }
 
-impl Grouped {
+impl<D> Grouped<D> {
     fn queue_of(&self, id: &Id) -> &Queue {
         &self.queues[self.hasher.hash_one(id) as usize % self.queues.len()]
     }
 }
 
-impl Contender for Grouped {
+impl<D: Domain> Contender for Grouped<D> {
     type Runtime = Tokio;
     type Ticket = Replied;
 
