@@ -43,7 +43,10 @@ const fn lines<T>() -> usize {
 
 const fn is_kept<T>() -> bool {
     // loom counts on every model starting from nothing.
-    align_of::<T>() <= LINE && 0 < lines::<T>() && lines::<T>() <= MOST_LINES && !cfg!(shardpool_loom)
+    align_of::<T>() <= LINE
+        && 0 < lines::<T>()
+        && lines::<T>() <= MOST_LINES
+        && !cfg!(shardpool_loom)
 }
 
 const fn layout<T>() -> Layout {
@@ -175,7 +178,7 @@ mod tests {
     #[test]
     fn a_thread_keeps_so_many_blocks_and_frees_them_at_its_end() {
         std::thread::spawn(|| {
-            let blocks: Vec<_> = (0..MOST_BLOCKS + 9).map(|n| begin(n)).collect();
+            let blocks: Vec<_> = (0..MOST_BLOCKS + 9).map(begin).collect();
             for block in blocks {
                 // SAFETY: used no more.
                 unsafe { end(block) };

@@ -114,7 +114,7 @@ enum Slot<T: Types> {
     Committed(u64, T::Output),
     Rejected(T::Error),
     Failed(T::Error, bool),
-    Panicked(Box<String>, bool),
+    Panicked(Box<str>, bool),
     Expired,
     Aborted(bool),
     /// Keeps the front of the shard alive for a caller that is giving room back to it.
@@ -135,7 +135,7 @@ impl<T: Types> Slot<T> {
             Err(CommandError::Rejected(error)) => Slot::Rejected(error),
             Err(CommandError::Failed { error, started }) => Slot::Failed(error, started),
             Err(CommandError::Panicked { message, started }) => {
-                Slot::Panicked(Box::new(message), started)
+                Slot::Panicked(message.into_boxed_str(), started)
             }
             Err(CommandError::Expired) => Slot::Expired,
             Err(CommandError::Aborted { started }) => Slot::Aborted(started),
@@ -151,7 +151,9 @@ impl<T: Types> Slot<T> {
             Slot::Committed(version, output) => return Ok(Receipt { version, output }),
             Slot::Rejected(error) => CommandError::Rejected(error),
             Slot::Failed(error, started) => CommandError::Failed { error, started },
-            Slot::Panicked(message, started) => CommandError::Panicked { message: *message, started },
+            Slot::Panicked(message, started) => {
+                CommandError::Panicked { message: message.into_string(), started }
+            }
             Slot::Expired => CommandError::Expired,
             Slot::Aborted(started) => CommandError::Aborted { started },
             Slot::Empty | Slot::Command(_) | Slot::Front(_) => {
@@ -937,8 +939,7 @@ impl<T: Types> Claimed<T> {
     {
         // SAFETY: the pointers are those of what `self` and the worker hold. The ones made of them
         // here are never dropped, and the worker keeps both for as long as it lends the context out.
-        let (command, front) =
-            unsafe { (self.cell().lend(), Arc::from_raw(Arc::as_ptr(front))) };
+        let (command, front) = unsafe { (self.cell().lend(), Arc::from_raw(Arc::as_ptr(front))) };
         ManuallyDrop::new(HandlerContext { command, front, version, shard })
     }
 

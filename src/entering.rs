@@ -68,6 +68,10 @@ pub(crate) enum WaitsFor {
     Outcome,
 }
 
+/// What becomes of a command that is sent.
+type SentOutcome<T> =
+    Result<Receipt<<T as Types>::Output>, SendError<<T as Types>::Command, <T as Types>::Error>>;
+
 /// The state of a submission. Three fields instead of one enumeration: moving that as a whole, once
 /// into a register and back, is slower than all the rest of a poll.
 pub(crate) struct Entering<'p, T: Types> {
@@ -93,7 +97,15 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
     ) -> Self {
         let deadline = pool.deadline(time);
         let command = Some(command);
-        Self { pool, wanted, deadline, command, cell: None, waits_at: None, watch: Watch::default() }
+        Self {
+            pool,
+            wanted,
+            deadline,
+            command,
+            cell: None,
+            waits_at: None,
+            watch: Watch::default(),
+        }
     }
 
     /// Polls until the command is accepted, and gives the claim to its outcome.
@@ -109,10 +121,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
 
     /// Polls until the command has ended.
     #[inline]
-    pub(crate) fn poll_outcome(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Receipt<T::Output>, SendError<T::Command, T::Error>>> {
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<SentOutcome<T>> {
         ready!(self.poll_accepted(cx, WaitsFor::Outcome)).map_err(SendError::NotAccepted)?;
         let cell = self.cell.as_ref().expect("a submission that was accepted has its cell");
         let outcome = ready!(poll_outcome(cell, &mut self.watch, cx));

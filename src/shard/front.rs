@@ -241,9 +241,8 @@ impl Front {
     fn count_freed(&self) -> u32 {
         let counters = self.posts.iter().take(COUNTERS);
         // Acquire: who finds that all is given back sees what was done before.
-        let freed = counters.fold(0_u32, |sum, post| {
-            sum.wrapping_add(post.freed.load(Ordering::Acquire))
-        });
+        let freed =
+            counters.fold(0_u32, |sum, post| sum.wrapping_add(post.freed.load(Ordering::Acquire)));
         // Relaxed, and without a comparison: an older sum than the one before is too low, no more.
         self.hot.freed.store(freed, Ordering::Relaxed);
         freed

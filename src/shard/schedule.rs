@@ -585,8 +585,10 @@ mod tests {
                 })));
                 let (backlog, resident) = (VecDeque::new(), Rc::downgrade(&resident));
                 let (ready_since, out, last_use) = (None, false, 0);
-                self.model
-                    .insert(id, Aggregate { lane, at, resident, backlog, ready_since, out, last_use });
+                self.model.insert(
+                    id,
+                    Aggregate { lane, at, resident, backlog, ready_since, out, last_use },
+                );
                 self.schedule.insert(lane);
                 lane
             });

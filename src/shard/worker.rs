@@ -220,7 +220,9 @@ where
             envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             return Next::Ended;
         }
-        let Some(claimed) = envelope.claim(&self.floor.front, self.worker) else { return Next::Ended };
+        let Some(claimed) = envelope.claim(&self.floor.front, self.worker) else {
+            return Next::Ended;
+        };
         match body.version.checked_add(1) {
             Some(version) => Next::Command(claimed, version),
             None => {
@@ -243,12 +245,7 @@ where
     }
 
     #[cold]
-    fn carry_out(
-        &self,
-        orders: u64,
-        pace: &mut Pace,
-        turn: &mut Turn<HandlerTypes<H>>,
-    ) -> bool {
+    fn carry_out(&self, orders: u64, pace: &mut Pace, turn: &mut Turn<HandlerTypes<H>>) -> bool {
         let front = &self.floor.front;
         let abort = Floor::<HandlerTypes<H>, H::State>::is_abort(orders) || front.is_aborting();
         if abort {
