@@ -2,27 +2,28 @@
 //! backlog; a [`Turn`] is what is cut off its front, and moves as one word from the dispatcher to a
 //! worker.
 //!
-//! Invariant: `tail` links to the last envelope, which is reached from `head` through the `next`
-//! of each; it is there exactly when `head` is. Chain and turn own all of theirs.
+//! Invariant: `tail` links to the last envelope, which is reached from the first through the `next`
+//! of each; it is there exactly when there is a first. A turn owns all of its envelopes, and a chain
+//! is a turn that can grow.
 
 use crate::cell::{Envelope, Link};
 use crate::types::Types;
 
 pub(crate) struct Chain<T: Types> {
-    head: Option<Envelope<T>>,
+    all: Turn<T>,
     tail: Option<Link<T>>,
     len: usize,
 }
 
 impl<T: Types> Default for Chain<T> {
     fn default() -> Self {
-        Self { head: None, tail: None, len: 0 }
+        Self { all: Turn::default(), tail: None, len: 0 }
     }
 }
 
 impl<T: Types> Chain<T> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_none()
+        self.all.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -33,14 +34,14 @@ impl<T: Types> Chain<T> {
         let link = envelope.as_link();
         self.len += 1;
         match self.tail.replace(link) {
-            None => self.head = Some(envelope),
+            None => self.all = Turn::alone(envelope),
             Some(last) => Envelope::with_next_of(last, |next| *next = Some(envelope)),
         }
     }
 
     fn pop_front(&mut self) -> Option<Envelope<T>> {
-        let envelope = pop(&mut self.head)?;
-        if self.head.is_none() {
+        let envelope = self.all.pop_front()?;
+        if self.all.is_empty() {
             self.tail = None;
         }
         self.len -= 1;
@@ -50,7 +51,7 @@ impl<T: Types> Chain<T> {
     /// Splits off the first `most` envelopes.
     pub(crate) fn take_front(&mut self, most: usize) -> Turn<T> {
         if self.len <= most {
-            return std::mem::take(self).into_turn();
+            return std::mem::take(self).all;
         }
         let mut taken = Self::default();
         for _ in 0..most {
@@ -59,16 +60,12 @@ impl<T: Types> Chain<T> {
                 None => break,
             }
         }
-        taken.into_turn()
-    }
-
-    fn into_turn(mut self) -> Turn<T> {
-        Turn { head: self.head.take() }
+        taken.all
     }
 
     /// Discards the envelopes of withdrawn commands.
     pub(crate) fn sweep(&mut self) {
-        *self = swept(&mut self.head);
+        *self = self.all.swept();
     }
 }
 
@@ -109,50 +106,36 @@ impl<T: Types> Turn<T> {
 
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Envelope<T>> {
-        pop(&mut self.head)
+        let envelope = self.head.take()?;
+        self.head = envelope.with_next(Option::take);
+        Some(envelope)
     }
 
     /// Discards the envelopes of withdrawn commands.
     pub(crate) fn sweep(&mut self) {
-        *self = swept(&mut self.head).into_turn();
+        *self = self.swept().all;
     }
-}
 
-#[inline]
-fn pop<T: Types>(head: &mut Option<Envelope<T>>) -> Option<Envelope<T>> {
-    let envelope = head.take()?;
-    *head = envelope.with_next(Option::take);
-    Some(envelope)
-}
-
-/// What is left when the envelopes of withdrawn commands are gone.
-fn swept<T: Types>(head: &mut Option<Envelope<T>>) -> Chain<T> {
-    let mut kept = Chain::default();
-    while let Some(envelope) = pop(head) {
-        if envelope.is_withdrawn() {
-            // Nothing to claim: this buries the tombstone.
-            drop(envelope);
-        } else {
-            kept.push_back(envelope);
+    /// What is left when the envelopes of withdrawn commands are gone.
+    fn swept(&mut self) -> Chain<T> {
+        let mut kept = Chain::default();
+        while let Some(envelope) = self.pop_front() {
+            if envelope.is_withdrawn() {
+                // Nothing to claim: this buries the tombstone.
+                drop(envelope);
+            } else {
+                kept.push_back(envelope);
+            }
         }
+        kept
     }
-    kept
 }
 
 impl<T: Types> Drop for Turn<T> {
     #[inline]
     fn drop(&mut self) {
-        // As for the chain.
-        while let Some(envelope) = self.pop_front() {
-            drop(envelope);
-        }
-    }
-}
-
-impl<T: Types> Drop for Chain<T> {
-    fn drop(&mut self) {
-        // One by one: a chain of a million that drops its head would drop the rest from within,
-        // a million calls deep. Each envelope ends its command as aborted.
+        // One by one: a turn or a backlog of a million that drops its head would drop the rest from
+        // within, a million calls deep. Each envelope ends its command as aborted.
         while let Some(envelope) = self.pop_front() {
             drop(envelope);
         }

@@ -72,8 +72,8 @@ pub(crate) enum WaitsFor {
 type SentOutcome<T> =
     Result<Receipt<<T as Types>::Output>, SendError<<T as Types>::Command, <T as Types>::Error>>;
 
-/// The state of a submission. Three fields instead of one enumeration: moving that as a whole, once
-/// into a register and back, is slower than all the rest of a poll.
+/// The state of a submission. Three fields instead of one enumeration: that would be moved as a whole
+/// right after it was stored in pieces, which the processor waits for.
 pub(crate) struct Entering<'p, T: Types> {
     pool: &'p Inner<T>,
     wanted: Option<usize>,

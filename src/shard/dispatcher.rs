@@ -31,7 +31,7 @@ use crate::reentry;
 use crate::shard::floor::Floor;
 use crate::shard::front::LOBBY_SLACK;
 use crate::shard::lane::Seat;
-use crate::shard::schedule::{Backlog, Schedule};
+use crate::shard::schedule::{self, Backlog, Schedule};
 use crate::shard::{Plan, Sent, Shard};
 use crate::stats::Kind;
 use crate::sync::{Arc, Ordering, fence};
@@ -198,8 +198,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             Ok(lane) => {
                 envelope.set_lane(lane.number());
                 if let Some(turn) = self.schedule.push(lane, envelope, self.room > 0) {
-                    self.room -= 1;
-                    self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+                    self.offer(turn);
                 }
             }
             Err(panic) => end_panicked(envelope, panic),
@@ -322,9 +321,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         while self.room > 0
             && let Some(turn) = self.schedule.next_turn()
         {
-            self.room -= 1;
-            self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
+            self.offer(turn);
         }
+    }
+
+    /// Puts a turn in the ring, which has room.
+    fn offer(&mut self, turn: schedule::Turn<Seat<T, S>>) {
+        self.room -= 1;
+        self.floor.offer(turn.place.hand_out(turn.commands, turn.wanted));
     }
 
     /// Hands ready lanes to the ring and wakes workers. True if the rest must be watched.
@@ -473,11 +477,13 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
             this.take_lobby();
         }
         let emptied = this.take_commands();
-        if !calm && this.shard.front.take_sweep() {
-            this.sweep();
-        }
-        if !calm && emptied {
-            this.grant();
+        if !calm {
+            if this.shard.front.take_sweep() {
+                this.sweep();
+            }
+            if emptied {
+                this.grant();
+            }
         }
         this.tell();
         let watch = this.hand_out();

@@ -6,7 +6,7 @@
 //! | field | who writes |
 //! | --- | --- |
 //! | `word` | submitters and the dispatcher: see below |
-//! | `freed` | whoever has counted anew; it only may be too low |
+//! | `freed` | who looks for room and has counted anew; it only may be too low |
 //! | `posts` | each worker its own tally; whoever gives room back adds to one `freed` of them |
 //! | `attention` | set by who waits or closes, cleared by the dispatcher |
 //! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
@@ -39,8 +39,8 @@
 //! Queued is what was accepted and is not given back. The two are counted apart, so that a worker
 //! which starts a command writes no line that submitters write: `accepted` in the word, and what was
 //! given back in a few counters, the sum of which only grows. `freed` is a sum that somebody has
-//! made before: too low, but good enough as long as it shows room. Differences are signed: a sum may
-//! count a command that a word read earlier does not.
+//! made before: too low, but good enough as long as it shows room. A fresh sum may count a command
+//! that a word read earlier does not, so the difference to it is signed.
 //!
 //! # The dispatcher hears of room
 //!
@@ -232,20 +232,21 @@ impl Front {
     /// Whether there is room, going by a word that was read.
     #[inline]
     fn shows_room(&self, word: u64) -> bool {
-        let queued = |freed| accepted(word).wrapping_sub(freed) as i32;
-        let depth = self.depth as i32;
-        queued(self.hot.freed.load(Ordering::Relaxed)) < depth || queued(self.count_freed()) < depth
+        // Unsigned: a sum that is ahead of the word, or far behind it, shows nothing.
+        if accepted(word).wrapping_sub(self.hot.freed.load(Ordering::Relaxed)) < self.depth {
+            return true;
+        }
+        let freed = self.count_freed();
+        // Relaxed, and without a comparison: an older sum than the one before is too low, no more.
+        self.hot.freed.store(freed, Ordering::Relaxed);
+        (accepted(word).wrapping_sub(freed) as i32) < self.depth as i32
     }
 
     /// How many commands have given their room back.
     fn count_freed(&self) -> u32 {
         let counters = self.posts.iter().take(COUNTERS);
         // Acquire: who finds that all is given back sees what was done before.
-        let freed =
-            counters.fold(0_u32, |sum, post| sum.wrapping_add(post.freed.load(Ordering::Acquire)));
-        // Relaxed, and without a comparison: an older sum than the one before is too low, no more.
-        self.hot.freed.store(freed, Ordering::Relaxed);
-        freed
+        counters.fold(0, |sum, post| sum.wrapping_add(post.freed.load(Ordering::Acquire)))
     }
 
     /// Asked after each push: whether the dispatcher sleeps or is gone.

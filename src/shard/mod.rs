@@ -88,27 +88,26 @@ impl<T: Types> Shard<T> {
     pub(crate) fn push_accepted(&self, hash: u64, envelope: Envelope<T>) {
         self.commands.push(hash, envelope);
         if self.front.is_away() {
-            self.look_again();
+            self.look_again(Front::wake_after_push);
         }
     }
 
     /// Puts a submission that waits for room in the lobby.
     pub(crate) fn push_waiting(&self, hash: u64, envelope: Envelope<T>) {
         self.lobby.push(hash, envelope);
-        self.look_again();
         // Not only by the channel does the dispatcher know of the lobby: it looks at the count of waiting
         // submissions first.
-        self.front.wake();
+        self.look_again(Front::wake);
     }
 
     /// After a push: the dispatcher may sleep; or it may have gone before it, and then nobody else will
     /// take what was pushed.
     #[cold]
-    fn look_again(&self) {
+    fn look_again(&self, wake: impl FnOnce(&Front)) {
         if self.front.is_dead() {
             self.clear();
         } else {
-            self.front.wake_after_push();
+            wake(&self.front);
         }
     }
 
