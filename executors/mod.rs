@@ -38,6 +38,8 @@ use std::time::{Duration, Instant};
 mod async_std;
 #[cfg(feature = "smol")]
 mod smol;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod threads;
 mod timer;
 #[cfg(feature = "tokio")]

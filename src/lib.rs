@@ -94,7 +94,8 @@
 //! # Features
 //!
 //! None is on by default. `tokio`, `smol` and `async-std` each add an adapter in [`executors`], in
-//! any combination; `test-util` adds a hook for tests. [`executors::Threads`] is always there. Any
+//! any combination; `test-util` adds a hook for tests, and `sim` a simulation that runs your handlers
+//! under thousands of schedules. [`executors::Threads`] is always there. Any
 //! other runtime needs one small trait, [`executors::Executor`]; its futures must be `Send`.
 //!
 //! # Lock-free?
@@ -133,6 +134,9 @@ pub use command::{
     Command, CommandHandler, Context, Failure, Loaded, Loader, Loading, NoLoader, Receipt, Source,
 };
 pub use drain::Drain;
+#[cfg(feature = "sim")]
+#[doc(inline)]
+pub use executors::sim;
 pub use error::{
     CommandError, DrainError, SendError, SettingError, StartError, SubmitError, TrySubmitError,
 };

@@ -1,0 +1,2 @@
+//! The pool under simulated schedules.
+mod determinism;
