@@ -36,10 +36,10 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "async-std")]
 mod async_std;
-#[cfg(feature = "smol")]
-mod smol;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "smol")]
+mod smol;
 mod threads;
 mod timer;
 #[cfg(feature = "tokio")]

@@ -134,12 +134,12 @@ pub use command::{
     Command, CommandHandler, Context, Failure, Loaded, Loader, Loading, NoLoader, Receipt, Source,
 };
 pub use drain::Drain;
-#[cfg(feature = "sim")]
-#[doc(inline)]
-pub use executors::sim;
 pub use error::{
     CommandError, DrainError, SendError, SettingError, StartError, SubmitError, TrySubmitError,
 };
+#[cfg(feature = "sim")]
+#[doc(inline)]
+pub use executors::sim;
 pub use handler_fn::{
     AsyncHandlerFn, HandlerFn, LoaderFn, async_handler_fn, handler_fn, loader_fn,
 };

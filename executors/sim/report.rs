@@ -103,9 +103,9 @@ impl fmt::Display for Reason {
         match self {
             Self::Panicked { what, message } => write!(f, "{what} panicked: {message}"),
             Self::Failed(message) => f.write_str(message),
-            Self::Deadlock => {
-                f.write_str("deadlock: the main future is pending, nobody is ready, no timer is left")
-            }
+            Self::Deadlock => f.write_str(
+                "deadlock: the main future is pending, nobody is ready, no timer is left",
+            ),
             Self::Livelock { polls } => {
                 write!(f, "livelock: the main future is still pending after {polls} polls")
             }
@@ -139,6 +139,7 @@ fn line(seed: u64) -> String {
         _ => "",
     };
     let thread = std::thread::current();
-    let test = thread.name().filter(|name| *name != "main").map_or(String::new(), |n| format!(" {n}"));
+    let test =
+        thread.name().filter(|name| *name != "main").map_or(String::new(), |n| format!(" {n}"));
     format!("SHARDPOOL_SIM_SEED={seed} cargo test{features}{test}")
 }

@@ -297,8 +297,11 @@ impl State {
             return;
         }
         let late = self.schedule.chance(self.faults.late_wakes);
-        entry.status =
-            if late { Status::Late(self.steps + 1 + self.schedule.below(LATEST)) } else { Status::Ready };
+        entry.status = if late {
+            Status::Late(self.steps + 1 + self.schedule.below(LATEST))
+        } else {
+            Status::Ready
+        };
         self.trace.0.push(Event::Woken { task, late });
     }
 

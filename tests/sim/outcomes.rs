@@ -1,0 +1,135 @@
+//! Exactly one outcome for each accepted command (G5); withdrawals and deadlines (G8).
+
+use crate::load::{Fate, Load, Settings};
+use crate::script::{Act, Pause};
+use shardpool::CommandError;
+use shardpool::sim::explore;
+use std::time::Duration;
+
+#[test]
+fn sim_g05_each_accepted_command_has_one_outcome_whatever_happens() {
+    explore(500, |sim| async move {
+        let load = Load::new(&sim, Settings::random(&sim));
+        for report in load.run().await {
+            if let Fate::Ended(Err(CommandError::Aborted { .. })) = report.fate {
+                panic!("{:?} was aborted, by nobody", report.tag);
+            }
+        }
+    });
+}
+
+#[test]
+fn sim_g05_the_counters_say_what_the_callers_saw() {
+    explore(300, |sim| async move {
+        let settings = Settings { impatience: 0.0, ..Settings::random(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        for client in load.clients(&pool) {
+            client.await;
+        }
+        let outcomes = pool.drain().await.unwrap();
+        let accepted: u64 = pool.stats().iter().map(|shard| shard.accepted).sum();
+        drop(pool);
+        let reports = load.ended().await;
+        let count = |kind: fn(&CommandError<u64>) -> bool| {
+            let is_it = |fate: &Fate| matches!(fate, Fate::Ended(Err(error)) if kind(error));
+            reports.iter().filter(|report| is_it(&report.fate)).count() as u64
+        };
+        let committed = reports.iter().filter(|r| matches!(r.fate, Fate::Ended(Ok(_)))).count();
+        assert_eq!(outcomes.committed, committed as u64);
+        assert_eq!(outcomes.rejected, count(|e| matches!(e, CommandError::Rejected(_))));
+        assert_eq!(outcomes.failed, count(|e| matches!(e, CommandError::Failed { .. })));
+        assert_eq!(outcomes.panicked, count(|e| matches!(e, CommandError::Panicked { .. })));
+        assert_eq!(outcomes.cancelled, count(|e| matches!(e, CommandError::Cancelled)));
+        assert_eq!(outcomes.expired, count(|e| matches!(e, CommandError::Expired)));
+        assert_eq!(outcomes.aborted, 0);
+        assert_eq!(accepted, outcomes.total());
+        assert_eq!(
+            accepted,
+            reports.iter().filter(|r| matches!(r.fate, Fate::Ended(_))).count() as u64
+        );
+    });
+}
+
+#[test]
+fn sim_g08_a_dropped_ticket_does_not_withdraw() {
+    explore(200, |sim| async move {
+        let settings = Settings { impatience: 0.5, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        for report in load.run().await {
+            if let Fate::Forgotten = report.fate {
+                assert!(load.world.has_started(report.tag), "{:?} never ran", report.tag);
+            }
+        }
+    });
+}
+
+#[test]
+fn sim_g08_what_is_withdrawn_never_runs_and_gives_its_room_back_at_once() {
+    explore(200, |sim| async move {
+        let depth = 1 + sim.below(6) as usize;
+        let settings = Settings { shards: 1, workers: 1, depth, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        let mut first = load.world.command(0, (0, 0), Act::Commit);
+        first.pause = Pause::Sleeps(Duration::from_secs(1));
+        let first = pool.try_submit(first).unwrap();
+        sim.settle().await;
+        let mut queued = Vec::new();
+        let mut withdrawn = Vec::new();
+        // As many withdrawn envelopes as the depth give their room back before they are swept; half as
+        // many are swept.
+        let mut unswept = 0;
+        for number in 1..60 {
+            let command = load.world.command(sim.below(3) as u32, (0, number), Act::Commit);
+            let full = queued.len() == depth;
+            match pool.try_submit(command) {
+                Ok(ticket) => {
+                    assert!(!full, "more than {depth} are held");
+                    queued.push((number, ticket));
+                }
+                Err(error) => assert!(error.is_full() && full, "{error:?} at {queued:?}"),
+            }
+            if queued.len() == depth {
+                let at = sim.below(depth as u64) as usize;
+                let (number, ticket) = queued.swap_remove(at);
+                assert!(ticket.withdraw());
+                withdrawn.push((number, ticket));
+                unswept += 1;
+            }
+            if sim.chance(0.3) {
+                sim.yield_at_random().await;
+            }
+            if unswept == (depth / 2).max(1) {
+                sim.settle().await;
+                unswept = 0;
+            }
+        }
+        for (number, ticket) in withdrawn {
+            assert_eq!(ticket.await, Err(CommandError::Cancelled));
+            assert!(!load.world.has_started((0, number)));
+        }
+        first.await.unwrap();
+        for (_, ticket) in queued {
+            ticket.await.unwrap();
+        }
+        pool.drain().await.unwrap();
+        load.assert_quiet(&pool);
+    });
+}
+
+#[test]
+fn sim_g08_withdrawals_under_load() {
+    explore(300, |sim| async move {
+        let settings = Settings { withdrawals: 0.8, ..Settings::random(&sim) };
+        Load::new(&sim, settings).run().await;
+    });
+}
+
+#[test]
+fn sim_g08_nothing_starts_after_its_deadline() {
+    explore(300, |sim| async move {
+        let settings = Settings { deadlines: 0.8, sleeps: 0.8, ..Settings::random(&sim) };
+        Load::new(&sim, settings).run().await;
+    });
+}
