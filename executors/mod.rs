@@ -9,6 +9,7 @@
 //! | `Tokio` | `tokio` | drops the futures: shards close, what they held is aborted |
 //! | `Smol` | `smol` | the same |
 //! | `AsyncStd` | `async-std` | can't be dropped: it is the process's |
+//! | `sim::Sim` | `sim` | as `Tokio`, when the test says so; for tests |
 //!
 //! A runtime of your own needs [`Executor`]:
 //!

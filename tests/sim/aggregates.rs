@@ -5,7 +5,7 @@
 
 use crate::load::{Fate, Load, Settings};
 use crate::script::{Act, Pause};
-use shardpool::sim::explore;
+use shardpool::sim::{Explorer, explore};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -123,6 +123,32 @@ fn sim_g04_a_hot_aggregate_lets_others_in() {
         // The turn that is out, and one that may have been ready before it.
         let hot = at - before;
         assert!(hot <= 2 * load.settings.turn, "{hot} commands went first");
+    });
+}
+
+#[test]
+fn sim_g04_turns_go_round_with_more_aggregates_than_are_handed_out_at_once() {
+    // Few seeds: each is a thousand commands.
+    Explorer::new(10).run(|sim| async move {
+        const MANY: u32 = 400;
+        let settings =
+            Settings { shards: 1, workers: 1, turn: 1, depth: 10_000, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, Settings { loads: false, resident: None, ..settings });
+        let pool = load.pool();
+        let mut first = load.world.command(MANY, (0, 0), Act::Commit);
+        first.pause = Pause::Sleeps(Duration::from_secs(1));
+        drop(pool.try_submit(first).unwrap());
+        for round in 1..=2 {
+            for id in 0..MANY {
+                drop(pool.try_submit(load.world.command(id, (round, id), Act::Commit)).unwrap());
+            }
+        }
+        // All are in their lanes before the second turn begins.
+        sim.settle().await;
+        pool.drain().await.unwrap();
+        let starts = load.world.book().starts.clone();
+        let rounds: Vec<u32> = starts.iter().map(|(_, (round, _))| *round).collect();
+        assert!(rounds.is_sorted(), "a second turn came before a first");
     });
 }
 

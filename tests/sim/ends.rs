@@ -243,6 +243,32 @@ fn sim_g05_one_task_dropped_at_one_point_closes_its_shard_only() {
 }
 
 #[test]
+fn sim_g05_a_dropped_dispatcher_aborts_what_has_not_started_at_once() {
+    explore(200, |sim| async move {
+        let settings = Settings { shards: 1, depth: 1000, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        let tickets: Vec<_> = (0..20)
+            .map(|number| {
+                let mut command = load.world.command(number % 3, (0, number), Act::Commit);
+                command.pause = Pause::Sleeps(Duration::from_secs(3600));
+                (number, pool.try_submit(command).unwrap())
+            })
+            .collect();
+        a_while(&sim).await;
+        let begin = sim.elapsed();
+        assert!(sim.drop_task(0));
+        sim.settle().await;
+        for (number, ticket) in tickets {
+            if !load.world.has_started((0, number)) {
+                assert_eq!(ticket.await, Err(CommandError::Aborted { started: false }));
+            }
+        }
+        assert_eq!(sim.elapsed(), begin, "who has not started has waited");
+    });
+}
+
+#[test]
 fn sim_g05_a_runtime_that_is_shut_down_keeps_nobody_waiting() {
     explore(500, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));

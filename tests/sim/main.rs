@@ -12,6 +12,7 @@ mod aggregates;
 mod ends;
 mod outcomes;
 mod panics;
+mod reentry;
 mod room;
 mod wakers;
 

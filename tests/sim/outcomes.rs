@@ -2,8 +2,13 @@
 
 use crate::load::{Fate, Load, Settings};
 use crate::script::{Act, Pause};
-use shardpool::CommandError;
 use shardpool::sim::explore;
+use crate::things::polls_at_most;
+use shardpool::{CommandError, SubmitError};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 #[test]
@@ -131,5 +136,83 @@ fn sim_g08_nothing_starts_after_its_deadline() {
     explore(300, |sim| async move {
         let settings = Settings { deadlines: 0.8, sleeps: 0.8, ..Settings::random(&sim) };
         Load::new(&sim, settings).run().await;
+    });
+}
+
+#[test]
+fn sim_g08_a_deadline_covers_the_wait_for_room() {
+    explore(200, |sim| async move {
+        let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        let mut long = load.world.command(0, (0, 0), Act::Commit);
+        long.pause = Pause::Sleeps(Duration::from_secs(60));
+        let long = pool.try_submit(long).unwrap();
+        sim.settle().await;
+        let next = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
+        let late = load.world.command(1, (0, 2), Act::Commit);
+        let refused = pool.within(Duration::from_secs(1 + sim.below(60))).submit(late).await;
+        let Err(SubmitError::Expired(late)) = refused else { panic!("{refused:?}") };
+        assert_eq!(late.tag, (0, 2));
+        let soon = load.world.command(1, (0, 3), Act::Commit);
+        pool.within(Duration::MAX).send(soon).await.unwrap();
+        long.await.unwrap();
+        next.await.unwrap();
+    });
+}
+
+#[test]
+fn sim_g08_a_withdrawal_wakes_who_waits_for_the_ticket() {
+    explore(200, |sim| async move {
+        let settings = Settings { shards: 1, workers: 1, depth: 1000, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        let mut long = load.world.command(0, (0, 0), Act::Commit);
+        long.pause = Pause::Sleeps(Duration::from_secs(60));
+        let long = pool.try_submit(long).unwrap();
+        sim.settle().await;
+        let ticket = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
+        let ticket = Arc::new(Mutex::new(ticket));
+        let of_waiter = Arc::clone(&ticket);
+        let waiter = sim.spawn(poll_fn(move |cx| {
+            let mut ticket = of_waiter.lock().unwrap();
+            Pin::new(&mut *ticket).poll(cx)
+        }));
+        sim.yield_at_random().await;
+        assert!(ticket.lock().unwrap().withdraw());
+        assert_eq!(waiter.await, Err(CommandError::Cancelled));
+        assert_eq!(sim.elapsed(), Duration::ZERO, "it was told when the worker came by");
+        long.await.unwrap();
+    });
+}
+
+#[test]
+fn sim_g08_a_submission_that_is_dropped_while_it_waits_is_not_accepted() {
+    explore(200, |sim| async move {
+        let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        let mut long = load.world.command(0, (0, 0), Act::Commit);
+        long.pause = Pause::Sleeps(Duration::from_secs(60));
+        let long = pool.try_submit(long).unwrap();
+        sim.settle().await;
+        let next = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
+        for number in 2..8 {
+            let command = load.world.command(1, (0, number), Act::Commit);
+            let polls = 1 + sim.below(3);
+            let gone = polls_at_most(polls, pool.submit(command));
+            if sim.chance(0.5) {
+                // Polled by hand, as nobody will wake it.
+                let mut gone = gone;
+                while poll_fn(|cx| Poll::Ready(Pin::new(&mut gone).poll(cx).is_pending())).await {
+                    sim.yield_at_random().await;
+                }
+            }
+        }
+        assert_eq!(pool.stats()[0].waiting, 0);
+        long.await.unwrap();
+        next.await.unwrap();
+        pool.drain().await.unwrap();
+        assert_eq!(load.world.book().starts.len(), 2, "one who gave up was accepted");
     });
 }
