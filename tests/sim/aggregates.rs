@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[test]
 fn sim_g01_commands_of_a_client_start_in_program_order() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         load.run().await;
         let mut last: BTreeMap<(u32, u32), u32> = BTreeMap::new();
@@ -25,7 +25,7 @@ fn sim_g01_commands_of_a_client_start_in_program_order() {
 
 #[test]
 fn sim_g01_commands_of_an_aggregate_start_in_the_order_of_acceptance() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let load = Load::new(&sim, Settings { depth: 1000, ..Settings::plain(&sim) });
         let pool = load.pool();
         let accepted: Arc<Mutex<BTreeMap<u32, Vec<(u32, u32)>>>> = Arc::default();
@@ -57,7 +57,7 @@ fn sim_g01_commands_of_an_aggregate_start_in_the_order_of_acceptance() {
 
 #[test]
 fn sim_g02_as_many_aggregates_run_at_once_as_there_are_workers() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let (workers, same_hash) = (1 + sim.below(4) as usize, sim.chance(0.5));
         let settings =
             Settings { shards: 1, workers, same_hash, depth: 1000, ..Settings::plain(&sim) };
@@ -81,7 +81,7 @@ fn sim_g02_as_many_aggregates_run_at_once_as_there_are_workers() {
 
 #[test]
 fn sim_g02_what_comes_while_a_worker_sleeps_need_not_wait() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, workers: 2, depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -102,7 +102,7 @@ fn sim_g02_what_comes_while_a_worker_sleeps_need_not_wait() {
 
 #[test]
 fn sim_g04_a_hot_aggregate_lets_others_in() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, workers: 1, depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -154,7 +154,7 @@ fn sim_g04_turns_go_round_with_more_aggregates_than_are_handed_out_at_once() {
 
 #[test]
 fn sim_g10_versions_have_no_gap_and_no_duplicate() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         // Every outcome is seen, and nothing is written by what fails.
         let settings = Settings {
             loads: false,
@@ -180,7 +180,7 @@ fn sim_g10_versions_have_no_gap_and_no_duplicate() {
 
 #[test]
 fn sim_g11_state_is_loaded_once_and_again_after_a_failure() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let failures = if sim.chance(0.5) { 0.4 } else { 0.0 };
         let settings = Settings { loads: true, resident: None, failures, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -197,7 +197,7 @@ fn sim_g11_state_is_loaded_once_and_again_after_a_failure() {
 
 #[test]
 fn sim_g12_idle_aggregates_are_evicted_beyond_the_cap() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let most = 1 + sim.below(3);
         let settings = Settings {
             loads: true,

@@ -31,7 +31,7 @@ async fn assert_closed(load: &Load, pool: &Pool) {
 
 #[test]
 fn sim_g15_a_drain_finishes_what_was_accepted_and_lets_nothing_slip_in() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         let pool = load.pool();
         let clients = load.clients(&pool);
@@ -55,7 +55,7 @@ fn sim_g15_a_drain_finishes_what_was_accepted_and_lets_nothing_slip_in() {
 
 #[test]
 fn sim_g16_an_abort_resolves_what_has_not_started() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         let pool = load.pool();
         let clients = load.clients(&pool);
@@ -77,7 +77,7 @@ fn sim_g16_an_abort_resolves_what_has_not_started() {
 
 #[test]
 fn sim_g16_an_abort_does_not_wait_for_a_handler_that_is_pending() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -90,7 +90,7 @@ fn sim_g16_an_abort_does_not_wait_for_a_handler_that_is_pending() {
             .collect();
         a_while(&sim).await;
         let begin = sim.elapsed();
-        let _ = pool.abort();
+        drop(pool.abort());
         sim.settle().await;
         for (number, ticket) in tickets {
             if load.world.has_started((0, number)) {
@@ -104,7 +104,7 @@ fn sim_g16_an_abort_does_not_wait_for_a_handler_that_is_pending() {
 
 #[test]
 fn sim_g16_a_drain_with_a_deadline_can_be_repeated() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let load = Load::new(&sim, Settings { sleeps: 0.8, ..Settings::random(&sim) });
         let pool = load.pool();
         let clients = load.clients(&pool);
@@ -128,7 +128,7 @@ fn sim_g16_a_drain_with_a_deadline_can_be_repeated() {
 
 #[test]
 fn sim_g16_any_number_may_drain_and_abort_at_once() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         let pool = load.pool();
         let clients = load.clients(&pool);
@@ -159,7 +159,7 @@ fn sim_g16_any_number_may_drain_and_abort_at_once() {
 
 #[test]
 fn sim_g17_the_last_handle_finishes_what_was_accepted_and_leaves_nothing() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let settings = Settings { depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -206,12 +206,12 @@ async fn survive(load: Load) {
 #[test]
 fn sim_g05_tasks_of_the_pool_that_are_dropped_keep_nobody_waiting() {
     let faults = Faults::default().lost_tasks(0.005);
-    Explorer::new(500).faults(faults).run(|sim| survive(Load::new(&sim, Settings::random(&sim))));
+    Explorer::new(2_000).faults(faults).run(|sim| survive(Load::new(&sim, Settings::random(&sim))));
 }
 
 #[test]
 fn sim_g05_one_task_dropped_at_one_point_closes_its_shard_only() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let settings = Settings { shards: 2, same_hash: false, ..Settings::random(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -244,7 +244,7 @@ fn sim_g05_one_task_dropped_at_one_point_closes_its_shard_only() {
 
 #[test]
 fn sim_g05_a_dropped_dispatcher_aborts_what_has_not_started_at_once() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -270,7 +270,7 @@ fn sim_g05_a_dropped_dispatcher_aborts_what_has_not_started_at_once() {
 
 #[test]
 fn sim_g05_a_runtime_that_is_shut_down_keeps_nobody_waiting() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         let end = sim.clone();
         let killer = sim.spawn(async move {

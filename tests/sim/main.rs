@@ -14,6 +14,7 @@ mod outcomes;
 mod panics;
 mod reentry;
 mod room;
+mod simulator;
 mod wakers;
 
 /// How many seeds to try where a test makes its own runs.

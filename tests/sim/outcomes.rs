@@ -2,8 +2,8 @@
 
 use crate::load::{Fate, Load, Settings};
 use crate::script::{Act, Pause};
-use shardpool::sim::explore;
 use crate::things::polls_at_most;
+use shardpool::sim::explore;
 use shardpool::{CommandError, SubmitError};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[test]
 fn sim_g05_each_accepted_command_has_one_outcome_whatever_happens() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
         for report in load.run().await {
             if let Fate::Ended(Err(CommandError::Aborted { .. })) = report.fate {
@@ -25,7 +25,7 @@ fn sim_g05_each_accepted_command_has_one_outcome_whatever_happens() {
 
 #[test]
 fn sim_g05_the_counters_say_what_the_callers_saw() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let settings = Settings { impatience: 0.0, ..Settings::random(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -58,7 +58,7 @@ fn sim_g05_the_counters_say_what_the_callers_saw() {
 
 #[test]
 fn sim_g08_a_dropped_ticket_does_not_withdraw() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { impatience: 0.5, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         for report in load.run().await {
@@ -71,7 +71,7 @@ fn sim_g08_a_dropped_ticket_does_not_withdraw() {
 
 #[test]
 fn sim_g08_what_is_withdrawn_never_runs_and_gives_its_room_back_at_once() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let depth = 1 + sim.below(6) as usize;
         let settings = Settings { shards: 1, workers: 1, depth, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -125,7 +125,7 @@ fn sim_g08_what_is_withdrawn_never_runs_and_gives_its_room_back_at_once() {
 
 #[test]
 fn sim_g08_withdrawals_under_load() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let settings = Settings { withdrawals: 0.8, ..Settings::random(&sim) };
         Load::new(&sim, settings).run().await;
     });
@@ -133,7 +133,7 @@ fn sim_g08_withdrawals_under_load() {
 
 #[test]
 fn sim_g08_nothing_starts_after_its_deadline() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let settings = Settings { deadlines: 0.8, sleeps: 0.8, ..Settings::random(&sim) };
         Load::new(&sim, settings).run().await;
     });
@@ -141,7 +141,7 @@ fn sim_g08_nothing_starts_after_its_deadline() {
 
 #[test]
 fn sim_g08_a_deadline_covers_the_wait_for_room() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -163,7 +163,7 @@ fn sim_g08_a_deadline_covers_the_wait_for_room() {
 
 #[test]
 fn sim_g08_a_withdrawal_wakes_who_waits_for_the_ticket() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, workers: 1, depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
@@ -188,7 +188,7 @@ fn sim_g08_a_withdrawal_wakes_who_waits_for_the_ticket() {
 
 #[test]
 fn sim_g08_a_submission_that_is_dropped_while_it_waits_is_not_accepted() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();

@@ -7,7 +7,7 @@ use shardpool::sim::explore;
 
 #[test]
 fn sim_g07_panics_everywhere_and_the_pool_goes_on() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let settings = Settings { failures: 0.5, poison: 0.3, ..Settings::random(&sim) };
         let (loads, same_hash) = (settings.loads, settings.same_hash);
         let load = Load::new(&sim, settings);
@@ -30,7 +30,7 @@ fn sim_g07_panics_everywhere_and_the_pool_goes_on() {
 
 #[test]
 fn sim_g07_only_the_command_at_hand_is_ended_by_a_panic() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let settings = Settings {
             loads: false,
             resident: None,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[test]
 fn sim_g13_a_shard_holds_no_more_than_its_depth() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let depth = 1 + sim.below(4) as usize;
         let settings = Settings { shards: 1, depth, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -46,7 +46,7 @@ fn sim_g13_a_shard_holds_no_more_than_its_depth() {
 
 #[test]
 fn sim_g13_who_waits_is_served_first_come_first_served() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let depth = 1 + sim.below(4) as usize;
         let settings = Settings { shards: 1, depth, loads: false, ..Settings::plain(&sim) };
         let load = Load::new(&sim, Settings { resident: None, ..settings });
@@ -83,7 +83,7 @@ fn sim_g13_who_waits_is_served_first_come_first_served() {
 
 #[test]
 fn sim_g13_nobody_gets_past_those_who_wait() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let settings =
             Settings { shards: 1, depth: 1 + sim.below(2) as usize, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -106,7 +106,7 @@ fn sim_g13_nobody_gets_past_those_who_wait() {
 
 #[test]
 fn sim_g13_a_granted_submission_that_nobody_polls_holds_up_no_one() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let depth = 1 + sim.below(3) as usize;
         let settings = Settings { shards: 1, depth, commands: 8, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -145,7 +145,7 @@ fn sim_g13_a_granted_submission_that_nobody_polls_holds_up_no_one() {
 
 #[test]
 fn sim_g13_a_full_shard_gives_the_command_back_and_has_room_again_later() {
-    explore(200, |sim| async move {
+    explore(1_000, |sim| async move {
         let depth = 1 + sim.below(4) as usize;
         let settings = Settings { shards: 1, workers: 1, depth, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
@@ -176,7 +176,7 @@ fn sim_g13_a_full_shard_gives_the_command_back_and_has_room_again_later() {
 
 #[test]
 fn sim_g13_callers_that_give_up_waiting_were_not_accepted_or_run_once() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let settings = Settings { depth: 1, impatience: 0.7, clients: 5, ..Settings::random(&sim) };
         let load = Load::new(&sim, settings);
         for report in load.run().await {

@@ -66,15 +66,10 @@ struct Truth {
 }
 
 /// The state of an aggregate: how many commits it has seen.
+#[derive(Default)]
 pub(crate) struct State {
     commits: u64,
     _alive: Option<Alive>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { commits: 0, _alive: None }
-    }
 }
 
 /// Added to the state by what fails: nobody may see it again.

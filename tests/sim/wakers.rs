@@ -115,7 +115,7 @@ async fn strange_client(load: Load, pool: Pool, client: u32) {
 
 #[test]
 fn sim_g07_wakers_of_all_kinds_keep_nobody_else_waiting() {
-    explore(500, |sim| async move {
+    explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::plain(&sim));
         let pool = load.pool();
         let mut clients = load.clients(&pool);
@@ -139,7 +139,7 @@ fn sim_g07_wakers_of_all_kinds_keep_nobody_else_waiting() {
 fn gives_up<F: Future<Output = ()> + Send + 'static>(
     caller: impl Fn(u64, Load, Pool) -> F + Copy + Send + 'static,
 ) {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         // Every k is there, and some more often: few futures are polled a dozen times.
         let k = sim.seed() % 6;
         let settings = Settings { depth: 1 + sim.below(2) as usize, ..Settings::plain(&sim) };
@@ -196,7 +196,7 @@ fn sim_g08_a_ticket_may_be_dropped_at_each_poll() {
 
 #[test]
 fn sim_g16_a_drain_may_be_dropped_at_each_poll() {
-    explore(300, |sim| async move {
+    explore(1_500, |sim| async move {
         let k = sim.seed() % 6;
         let load = Load::new(&sim, Settings::random(&sim));
         let pool = load.pool();
