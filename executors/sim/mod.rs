@@ -280,11 +280,13 @@ impl Sim {
         let tasks = Arc::clone(&self.tasks);
         let mut since = None;
         poll_fn(move |cx| {
+            // Not under the lock: a waker may be anybody's code.
+            let waker = cx.waker().clone();
             let mut state = tasks.state();
             if *since.get_or_insert(state.settled) < state.settled {
                 return Poll::Ready(());
             }
-            state.settling.push(cx.waker().clone());
+            state.settling.push(waker);
             Poll::Pending
         })
     }

@@ -232,11 +232,11 @@ impl Tasks {
         std::mem::take(&mut state.settling)
     }
 
-    /// Everything that is left, to be dropped.
+    /// Everything that is left, to be dropped. Nothing is taken after this.
     pub(super) fn take_all(&self) -> Vec<Task> {
+        drop(self.settle());
         let mut state = self.state();
         (state.is_shut_down, state.is_over) = (true, true);
-        state.settling.clear();
         state.tasks.iter_mut().filter_map(Entry::end).collect()
     }
 }
