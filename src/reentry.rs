@@ -421,6 +421,13 @@ pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<
         .collect()
 }
 
+/// Asked by a dispatcher that has lost a worker: whether one is left that is free, or busy with a
+/// handler that can end. A wait that was found able to end counted on the lost one, maybe.
+pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
+    let room = Target::Room { front: Arc::clone(front), cell: None };
+    Graph::around(&room, None).has_worker(front)
+}
+
 impl Graph {
     /// All that bears on a wait, with what can end marked. In `full` no room will come.
     fn around(target: &Target, full: Option<&Arc<Front>>) -> Self {

@@ -420,9 +420,11 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Whether everything that has not started is to be aborted: somebody said so, or there is no
-    /// worker left to start it.
+    /// worker left to start it. Once a worker is lost, those that wait for ever do not count.
     fn must_abort(&self) -> bool {
-        self.shard.front.is_aborting() || self.shard.front.workers_left() == 0
+        let front = &self.shard.front;
+        front.is_aborting()
+            || (front.workers_left() < front.workers() && !reentry::has_worker(front))
     }
 
     /// The end, in order or by a drop from outside: closes the shard, ends what is left, and lets
