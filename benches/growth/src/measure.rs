@@ -1,0 +1,369 @@
+//! What a child process measures: one job, on a tokio runtime with two threads.
+
+use crate::allocations::live;
+use serde::{Deserialize, Serialize};
+use shardpool::executors::Tokio;
+use shardpool::{Command, CommandHandler, Context, Failure, PoolOf, ShardPool};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// Threads of the runtime.
+pub const THREADS: usize = 2;
+
+/// Tasks that touch all aggregates before anything is measured.
+const FILLERS: u64 = 64;
+
+/// One pool, and what is done with it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Job {
+    pub task: Task,
+    pub shards: usize,
+    /// Of each shard.
+    pub workers: usize,
+    /// Of each shard.
+    pub depth: usize,
+    pub aggregates: u64,
+    pub callers: u64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Task {
+    /// Callers send a command, wait for its outcome, and send the next.
+    Closed { warm_up_ms: u64, window_ms: u64 },
+    /// Callers submit so many commands in all and wait for none, only for room.
+    Flood { commands: u64 },
+    /// Nothing but the start and the end of a pool, over and over.
+    StartAndDrain { for_ms: u64 },
+    /// So many commands queue up while all workers are held, then the pool drains.
+    DrainQueued { commands: u64 },
+    /// All aggregates are resident and idle, then the pool drains.
+    DrainResident,
+}
+
+/// What a figure is a measure of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Quantity {
+    /// Nanoseconds for each command.
+    PerCommand,
+    /// Bytes in use, for all of what is counted.
+    Bytes,
+    /// Nanoseconds from the call to the first answer of every shard.
+    Start,
+    /// Nanoseconds from the call to the end of the pool's last future.
+    Drain,
+}
+
+/// What came of a job.
+pub type Figures = BTreeMap<Quantity, f64>;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Does a job.
+pub fn run(job: Job) -> Outcome<Figures> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_time()
+        .build()?;
+    // A task, so that this thread only sleeps, and two work.
+    let task = runtime.spawn(async move {
+        match job.task {
+            Task::Closed { warm_up_ms, window_ms } => closed(job, warm_up_ms, window_ms).await,
+            Task::Flood { commands } => flood(job, commands).await,
+            Task::StartAndDrain { for_ms } => start_and_drain(job, for_ms).await,
+            Task::DrainQueued { commands } => drain_queued(job, commands).await,
+            Task::DrainResident => drain_resident(job).await,
+        }
+    });
+    runtime.block_on(task)?
+}
+
+/// Sixteen bytes: to which aggregate, and whether to wait at the gate.
+struct Act {
+    aggregate: u64,
+    at_gate: bool,
+}
+
+impl Act {
+    fn plain(aggregate: u64) -> Self {
+        Self { aggregate, at_gate: false }
+    }
+}
+
+impl Command for Act {
+    type AggregateId = u64;
+
+    fn aggregate_id(&self) -> &u64 {
+        &self.aggregate
+    }
+}
+
+/// Holds workers until it is opened.
+#[derive(Default)]
+struct Gate {
+    open: AtomicBool,
+    opened: Notify,
+}
+
+impl Gate {
+    fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.opened.notify_waiters();
+    }
+
+    async fn pass(&self) {
+        // First: whoever opens the gate after this notifies it.
+        let opened = self.opened.notified();
+        if !self.open.load(Ordering::Acquire) {
+            opened.await;
+        }
+    }
+}
+
+/// Counts, and does nothing else.
+struct Counter(Arc<Gate>);
+
+impl CommandHandler for Counter {
+    type Command = Act;
+    type State = u64;
+    type Output = u64;
+    type Error = Infallible;
+
+    async fn handle(&self, n: &mut u64, act: Act, _: &Context) -> Result<u64, Failure<Infallible>> {
+        if act.at_gate {
+            self.0.pass().await;
+        }
+        *n += 1;
+        Ok(*n)
+    }
+}
+
+type Pool = PoolOf<Counter>;
+
+fn start(job: &Job, gate: &Arc<Gate>) -> Outcome<Pool> {
+    let pool = ShardPool::builder(Counter(Arc::clone(gate)))
+        .shards(job.shards)
+        .workers_per_shard(job.workers)
+        .queue_depth(job.depth)
+        .start(Tokio::current()?)?;
+    Ok(pool)
+}
+
+/// Runs so many tasks, and waits for what they give.
+async fn together<F, T>(tasks: u64, task: impl Fn(u64) -> F) -> Outcome<Vec<T>>
+where
+    F: Future<Output = Outcome<T>> + Send + 'static,
+    T: Send + 'static,
+{
+    let handles: Vec<JoinHandle<_>> = (0..tasks).map(|n| tokio::spawn(task(n))).collect();
+    let mut given = Vec::with_capacity(handles.len());
+    for handle in handles {
+        given.push(handle.await??);
+    }
+    Ok(given)
+}
+
+/// Sends a command to each aggregate; how many bytes of memory they take.
+async fn touch_all(pool: &Pool, aggregates: u64) -> Outcome<f64> {
+    let send = |first: u64, last: u64, step: u64| {
+        let pool = pool.clone();
+        async move {
+            for aggregate in (first..last).step_by(step as usize) {
+                pool.send(Act::plain(aggregate)).await.map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        }
+    };
+    // First as many commands at once, to one aggregate: buffers and cells are not to be counted.
+    for _ in 0..10 {
+        together(FILLERS, |_| send(0, 1, 1)).await?;
+    }
+    let before = live();
+    together(FILLERS, |n| send(1 + n, aggregates, FILLERS)).await?;
+    Ok((live() - before) as f64)
+}
+
+const WARMING: u8 = 0;
+const COUNTING: u8 = 1;
+const OVER: u8 = 2;
+
+async fn closed(job: Job, warm_up_ms: u64, window_ms: u64) -> Outcome<Figures> {
+    let pool = start(&job, &Arc::default())?;
+    let bytes = touch_all(&pool, job.aggregates).await?;
+
+    // Relaxed throughout: nothing is published through it.
+    let phase = Arc::new(AtomicU8::new(WARMING));
+    let callers = tokio::spawn(together(job.callers, {
+        let (pool, phase) = (pool.clone(), Arc::clone(&phase));
+        move |seed| {
+            let (pool, phase) = (pool.clone(), Arc::clone(&phase));
+            let mut rng = fastrand::Rng::with_seed(seed);
+            async move {
+                let mut counted = 0_u64;
+                loop {
+                    let act = Act::plain(rng.u64(..job.aggregates));
+                    pool.send(act).await.map_err(|error| error.to_string())?;
+                    match phase.load(Ordering::Relaxed) {
+                        WARMING => {}
+                        COUNTING => counted += 1,
+                        _ => return Ok(counted),
+                    }
+                }
+            }
+        }
+    }));
+    sleep(Duration::from_millis(warm_up_ms)).await;
+    phase.store(COUNTING, Ordering::Relaxed);
+    let begun = Instant::now();
+    sleep(Duration::from_millis(window_ms)).await;
+    phase.store(OVER, Ordering::Relaxed);
+    let elapsed = begun.elapsed();
+    let counted: u64 = callers.await??.into_iter().sum();
+    if counted == 0 {
+        return Err("no command was answered".into());
+    }
+    Ok(Figures::from([
+        (Quantity::PerCommand, nanos(elapsed) / counted as f64),
+        (Quantity::Bytes, bytes),
+    ]))
+}
+
+async fn flood(job: Job, commands: u64) -> Outcome<Figures> {
+    let pool = start(&job, &Arc::default())?;
+    touch_all(&pool, job.aggregates).await?;
+    let submit = |commands: u64| {
+        together(job.callers, {
+            let pool = pool.clone();
+            move |seed| {
+                let pool = pool.clone();
+                let mut rng = fastrand::Rng::with_seed(seed);
+                async move {
+                    for _ in 0..commands / job.callers {
+                        let act = Act::plain(rng.u64(..job.aggregates));
+                        drop(pool.submit(act).await.map_err(|error| error.to_string())?);
+                    }
+                    Ok(())
+                }
+            }
+        })
+    };
+    // The queue fills once before it counts.
+    submit(commands / 2).await?;
+    while pool.stats().iter().any(|shard| shard.queued + shard.running > 0) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let begun = Instant::now();
+    submit(commands).await?;
+    pool.drain().await?;
+    Ok(Figures::from([(Quantity::PerCommand, nanos(begun.elapsed()) / commands as f64)]))
+}
+
+async fn start_and_drain(job: Job, for_ms: u64) -> Outcome<Figures> {
+    let gate = Arc::default();
+    let before = live();
+    let pool = start(&job, &gate)?;
+    // Until every future has been polled.
+    sleep(Duration::from_millis(50)).await;
+    let bytes = (live() - before) as f64;
+    pool.drain().await?;
+    drop(pool);
+
+    let (mut starts, mut drains) = (Vec::new(), Vec::new());
+    let over = Instant::now() + Duration::from_millis(for_ms);
+    while starts.len() < 5 || Instant::now() < over {
+        let begun = Instant::now();
+        let pool = start(&job, &gate)?;
+        let mut tickets = Vec::with_capacity(job.shards);
+        for shard in (0..job.shards).filter_map(|shard| pool.shard(shard)) {
+            tickets.push(shard.submit(Act::plain(0)).await.map_err(|error| error.to_string())?);
+        }
+        for ticket in tickets {
+            ticket.await?;
+        }
+        starts.push(nanos(begun.elapsed()));
+
+        // Until it is idle.
+        sleep(Duration::from_millis(1)).await;
+        let begun = Instant::now();
+        pool.drain().await?;
+        drains.push(nanos(begun.elapsed()));
+    }
+    Ok(Figures::from([
+        (Quantity::Start, median(&mut starts)),
+        (Quantity::Drain, median(&mut drains)),
+        (Quantity::Bytes, bytes),
+    ]))
+}
+
+async fn drain_queued(job: Job, commands: u64) -> Outcome<Figures> {
+    let gate = Arc::default();
+    let pool = start(&job, &gate)?;
+    touch_all(&pool, job.aggregates).await?;
+    // Every worker of every shard gets an aggregate of its own to wait for.
+    let mut missing = vec![job.workers; job.shards];
+    let mut aggregate = job.aggregates;
+    while missing.iter().any(|missing| *missing > 0) {
+        let missing = &mut missing[pool.shard_of(&aggregate)];
+        if *missing > 0 {
+            *missing -= 1;
+            let act = Act { aggregate, at_gate: true };
+            drop(pool.submit(act).await.map_err(|error| error.to_string())?);
+        }
+        aggregate += 1;
+    }
+    let held = (job.shards * job.workers) as u64;
+    while pool.stats().iter().map(|shard| shard.running).sum::<u64>() < held {
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    let mut rng = fastrand::Rng::with_seed(1);
+    let before = live();
+    for _ in 0..commands {
+        let act = Act::plain(rng.u64(..job.aggregates));
+        drop(pool.submit(act).await.map_err(|error| error.to_string())?);
+    }
+    // Until the dispatchers have put them where they wait.
+    sleep(Duration::from_millis(50)).await;
+    let bytes = (live() - before) as f64;
+
+    let drain = pool.drain();
+    let begun = Instant::now();
+    gate.open();
+    drain.await?;
+    Ok(Figures::from([
+        (Quantity::Drain, nanos(begun.elapsed())),
+        // The cells of the first commands were there before.
+        (Quantity::Bytes, bytes.max(0.0)),
+    ]))
+}
+
+async fn drain_resident(job: Job) -> Outcome<Figures> {
+    let pool = start(&job, &Arc::default())?;
+    touch_all(&pool, job.aggregates).await?;
+    sleep(Duration::from_millis(5)).await;
+    let begun = Instant::now();
+    pool.drain().await?;
+    Ok(Figures::from([(Quantity::Drain, nanos(begun.elapsed()))]))
+}
+
+fn nanos(time: Duration) -> f64 {
+    time.as_nanos() as f64
+}
+
+/// The middle of some figures, of which there is at least one.
+pub fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    if figures.len().is_multiple_of(2) {
+        (figures[middle - 1] + figures[middle]) / 2.0
+    } else {
+        figures[middle]
+    }
+}
