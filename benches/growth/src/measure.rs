@@ -3,14 +3,16 @@
 use crate::allocations::live;
 use serde::{Deserialize, Serialize};
 use shardpool::executors::Tokio;
-use shardpool::{Command, CommandHandler, Context, Failure, PoolOf, ShardPool};
+use shardpool::{Builder, Command, CommandHandler, Context, Failure, NoLoader, PoolOf, ShardPool};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -38,6 +40,8 @@ pub struct Job {
 pub enum Task {
     /// Callers send a command, wait for its outcome, and send the next.
     Closed { warm_up_ms: u64, window_ms: u64 },
+    /// The same callers without a pool: they yield to the runtime instead.
+    Yield { warm_up_ms: u64, window_ms: u64 },
     /// Callers submit so many commands in all and wait for none, only for room.
     Flood { commands: u64 },
     /// Nothing but the start and the end of a pool, over and over.
@@ -55,10 +59,18 @@ pub enum Quantity {
     PerCommand,
     /// Bytes in use, for all of what is counted.
     Bytes,
+    /// The same by the system's account: how much more of the process is in memory.
+    Resident,
     /// Nanoseconds from the call to the first answer of every shard.
     Start,
     /// Nanoseconds from the call to the end of the pool's last future.
     Drain,
+}
+
+impl Quantity {
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Bytes | Self::Resident)
+    }
 }
 
 /// What came of a job.
@@ -76,6 +88,7 @@ pub fn run(job: Job) -> Outcome<Figures> {
     let task = runtime.spawn(async move {
         match job.task {
             Task::Closed { warm_up_ms, window_ms } => closed(job, warm_up_ms, window_ms).await,
+            Task::Yield { warm_up_ms, window_ms } => yields(job, warm_up_ms, window_ms).await,
             Task::Flood { commands } => flood(job, commands).await,
             Task::StartAndDrain { for_ms } => start_and_drain(job, for_ms).await,
             Task::DrainQueued { commands } => drain_queued(job, commands).await,
@@ -147,13 +160,50 @@ impl CommandHandler for Counter {
 
 type Pool = PoolOf<Counter>;
 
-fn start(job: &Job, gate: &Arc<Gate>) -> Outcome<Pool> {
-    let pool = ShardPool::builder(Counter(Arc::clone(gate)))
+fn builder(job: &Job, gate: &Arc<Gate>) -> Builder<Counter, NoLoader> {
+    ShardPool::builder(Counter(Arc::clone(gate)))
         .shards(job.shards)
         .workers_per_shard(job.workers)
         .queue_depth(job.depth)
-        .start(Tokio::current()?)?;
-    Ok(pool)
+}
+
+fn start(job: &Job, gate: &Arc<Gate>) -> Outcome<Pool> {
+    Ok(builder(job, gate).start(Tokio::current()?)?)
+}
+
+/// Memory in use, for what came after this was made.
+struct Memory {
+    live: i64,
+    resident: u64,
+}
+
+impl Memory {
+    /// With fewer of what is counted, the pages of all else are most of what the system counts.
+    const MANY: u64 = 10_000;
+
+    fn now() -> Self {
+        Self { live: live(), resident: resident() }
+    }
+
+    fn since(&self, count: u64) -> Figures {
+        // What was kept from before may be given back meanwhile, or used.
+        let bytes = (live() - self.live).max(0) as f64;
+        let mut figures = Figures::from([(Quantity::Bytes, bytes)]);
+        if count >= Self::MANY {
+            let resident = resident().saturating_sub(self.resident) as f64;
+            figures.insert(Quantity::Resident, resident);
+        }
+        figures
+    }
+}
+
+/// How many bytes of this process are in memory.
+fn resident() -> u64 {
+    let Ok(me) = sysinfo::get_current_pid() else { return 0 };
+    let mut system = System::new();
+    let only_memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[me]), false, only_memory);
+    system.process(me).map_or(0, |process| process.memory())
 }
 
 /// Runs so many tasks, and waits for what they give.
@@ -170,8 +220,8 @@ where
     Ok(given)
 }
 
-/// Sends a command to each aggregate; how many bytes of memory they take.
-async fn touch_all(pool: &Pool, aggregates: u64) -> Outcome<f64> {
+/// Sends a command to each aggregate; how much memory they take.
+async fn touch_all(pool: &Pool, aggregates: u64) -> Outcome<Figures> {
     let send = |first: u64, last: u64, step: u64| {
         let pool = pool.clone();
         async move {
@@ -185,9 +235,9 @@ async fn touch_all(pool: &Pool, aggregates: u64) -> Outcome<f64> {
     for _ in 0..10 {
         together(FILLERS, |_| send(0, 1, 1)).await?;
     }
-    let before = live();
+    let before = Memory::now();
     together(FILLERS, |n| send(1 + n, aggregates, FILLERS)).await?;
-    Ok((live() - before) as f64)
+    Ok(before.since(aggregates))
 }
 
 const WARMING: u8 = 0;
@@ -196,20 +246,50 @@ const OVER: u8 = 2;
 
 async fn closed(job: Job, warm_up_ms: u64, window_ms: u64) -> Outcome<Figures> {
     let pool = start(&job, &Arc::default())?;
-    let bytes = touch_all(&pool, job.aggregates).await?;
+    let mut figures = touch_all(&pool, job.aggregates).await?;
+    let send = move |aggregate| {
+        let pool = pool.clone();
+        async move {
+            let answered = pool.send(Act::plain(aggregate)).await;
+            answered.map(drop).map_err(|error| error.to_string().into())
+        }
+    };
+    let per_command = in_window(job, warm_up_ms, window_ms, send).await?;
+    figures.insert(Quantity::PerCommand, per_command);
+    Ok(figures)
+}
 
+async fn yields(job: Job, warm_up_ms: u64, window_ms: u64) -> Outcome<Figures> {
+    let go_on = |_| async {
+        tokio::task::yield_now().await;
+        Ok(())
+    };
+    let per_command = in_window(job, warm_up_ms, window_ms, go_on).await?;
+    Ok(Figures::from([(Quantity::PerCommand, per_command)]))
+}
+
+/// Callers do one thing after another to random aggregates; nanoseconds for each that was done while
+/// the window was open.
+async fn in_window<F>(
+    job: Job,
+    warm_up_ms: u64,
+    window_ms: u64,
+    act: impl Fn(u64) -> F + Clone + Send + 'static,
+) -> Outcome<f64>
+where
+    F: Future<Output = Outcome<()>> + Send,
+{
     // Relaxed throughout: nothing is published through it.
     let phase = Arc::new(AtomicU8::new(WARMING));
     let callers = tokio::spawn(together(job.callers, {
-        let (pool, phase) = (pool.clone(), Arc::clone(&phase));
+        let phase = Arc::clone(&phase);
         move |seed| {
-            let (pool, phase) = (pool.clone(), Arc::clone(&phase));
+            let (act, phase) = (act.clone(), Arc::clone(&phase));
             let mut rng = fastrand::Rng::with_seed(seed);
             async move {
                 let mut counted = 0_u64;
                 loop {
-                    let act = Act::plain(rng.u64(..job.aggregates));
-                    pool.send(act).await.map_err(|error| error.to_string())?;
+                    act(rng.u64(..job.aggregates)).await?;
                     match phase.load(Ordering::Relaxed) {
                         WARMING => {}
                         COUNTING => counted += 1,
@@ -225,14 +305,10 @@ async fn closed(job: Job, warm_up_ms: u64, window_ms: u64) -> Outcome<Figures> {
     sleep(Duration::from_millis(window_ms)).await;
     phase.store(OVER, Ordering::Relaxed);
     let elapsed = begun.elapsed();
-    let counted: u64 = callers.await??.into_iter().sum();
-    if counted == 0 {
-        return Err("no command was answered".into());
+    match callers.await??.into_iter().sum::<u64>() {
+        0 => Err("nothing was done".into()),
+        counted => Ok(nanos(elapsed) / counted as f64),
     }
-    Ok(Figures::from([
-        (Quantity::PerCommand, nanos(elapsed) / counted as f64),
-        (Quantity::Bytes, bytes),
-    ]))
 }
 
 async fn flood(job: Job, commands: u64) -> Outcome<Figures> {
@@ -267,11 +343,18 @@ async fn flood(job: Job, commands: u64) -> Outcome<Figures> {
 
 async fn start_and_drain(job: Job, for_ms: u64) -> Outcome<Figures> {
     let gate = Arc::default();
-    let before = live();
-    let pool = start(&job, &gate)?;
+    // Not seeded: an aggregate of each shard is known before its pool has started.
+    let start = || -> Outcome<Pool> {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        Ok(builder(&job, &gate).hasher(hasher).start(Tokio::current()?)?)
+    };
+    let before = Memory::now();
+    let pool = start()?;
     // Until every future has been polled.
     sleep(Duration::from_millis(50)).await;
-    let bytes = (live() - before) as f64;
+    let mut figures = before.since(0);
+    let of_shard = |shard| (0..).find(|aggregate| pool.shard_of(aggregate) == shard);
+    let aggregates: Vec<u64> = (0..job.shards).filter_map(of_shard).collect();
     pool.drain().await?;
     drop(pool);
 
@@ -279,10 +362,11 @@ async fn start_and_drain(job: Job, for_ms: u64) -> Outcome<Figures> {
     let over = Instant::now() + Duration::from_millis(for_ms);
     while starts.len() < 5 || Instant::now() < over {
         let begun = Instant::now();
-        let pool = start(&job, &gate)?;
-        let mut tickets = Vec::with_capacity(job.shards);
-        for shard in (0..job.shards).filter_map(|shard| pool.shard(shard)) {
-            tickets.push(shard.submit(Act::plain(0)).await.map_err(|error| error.to_string())?);
+        let pool = start()?;
+        let mut tickets = Vec::with_capacity(aggregates.len());
+        for &aggregate in &aggregates {
+            let act = Act::plain(aggregate);
+            tickets.push(pool.submit(act).await.map_err(|error| error.to_string())?);
         }
         for ticket in tickets {
             ticket.await?;
@@ -295,11 +379,9 @@ async fn start_and_drain(job: Job, for_ms: u64) -> Outcome<Figures> {
         pool.drain().await?;
         drains.push(nanos(begun.elapsed()));
     }
-    Ok(Figures::from([
-        (Quantity::Start, median(&mut starts)),
-        (Quantity::Drain, median(&mut drains)),
-        (Quantity::Bytes, bytes),
-    ]))
+    figures.insert(Quantity::Start, median(&mut starts));
+    figures.insert(Quantity::Drain, median(&mut drains));
+    Ok(figures)
 }
 
 async fn drain_queued(job: Job, commands: u64) -> Outcome<Figures> {
@@ -324,24 +406,21 @@ async fn drain_queued(job: Job, commands: u64) -> Outcome<Figures> {
     }
 
     let mut rng = fastrand::Rng::with_seed(1);
-    let before = live();
+    let before = Memory::now();
     for _ in 0..commands {
         let act = Act::plain(rng.u64(..job.aggregates));
         drop(pool.submit(act).await.map_err(|error| error.to_string())?);
     }
     // Until the dispatchers have put them where they wait.
     sleep(Duration::from_millis(50)).await;
-    let bytes = (live() - before) as f64;
+    let mut figures = before.since(commands);
 
     let drain = pool.drain();
     let begun = Instant::now();
     gate.open();
     drain.await?;
-    Ok(Figures::from([
-        (Quantity::Drain, nanos(begun.elapsed())),
-        // The cells of the first commands were there before.
-        (Quantity::Bytes, bytes.max(0.0)),
-    ]))
+    figures.insert(Quantity::Drain, nanos(begun.elapsed()));
+    Ok(figures)
 }
 
 async fn drain_resident(job: Job) -> Outcome<Figures> {

@@ -15,13 +15,15 @@ const INK: RGBColor = RGBColor(40, 44, 52);
 const PALE: RGBColor = RGBColor(226, 229, 233);
 const GREY: RGBColor = RGBColor(150, 158, 168);
 const FONT: &str = "sans-serif";
+/// Height of the strip with the names of the lines.
+const LEGEND: u32 = 28;
 
 /// Lines over a cause, on logarithmic axes unless it says otherwise.
 pub struct Chart<'a> {
     pub x: &'a str,
     pub y: &'a str,
     pub lines: Vec<Line<'a>>,
-    /// Costs per command are on a linear axis from nought, if they are of one magnitude.
+    /// Upwards the axis is linear, from nought.
     pub from_nought: bool,
     /// What to show at the axis for a value.
     pub unit: fn(f64) -> String,
@@ -53,8 +55,10 @@ pub fn chart(chart: &Chart) -> Drawn {
     {
         let area = SVGBackend::with_string(&mut svg, (760, 400)).into_drawing_area();
         area.fill(&WHITE)?;
-        let mut builder = ChartBuilder::on(&area);
-        builder.margin(14).margin_right(26).x_label_area_size(48).y_label_area_size(76);
+        let (strip, below) = area.split_vertically(LEGEND);
+        legend(&strip, chart)?;
+        let mut builder = ChartBuilder::on(&below);
+        builder.margin(10).margin_right(26).x_label_area_size(48).y_label_area_size(76);
         let across = (x.start / 1.3..x.end * 1.3).log_scale();
         // Two types of axis, one way to draw on them.
         macro_rules! draw {
@@ -82,22 +86,20 @@ pub fn chart(chart: &Chart) -> Drawn {
                         GREY.into(),
                     ))?;
                     let above = label(Pos::new(HPos::Right, VPos::Top));
-                    let text = Text::new(format!("{text} "), (*at, range.end), above);
+                    // A little to the left of the line, whatever the scale.
+                    let text = Text::new(text.clone(), (*at * 0.94, range.end), above);
                     plane.draw_series([text])?;
                 }
                 if chart.proportion
                     && let Some(last) = chart.lines.first().and_then(|line| line.points.last())
                 {
                     let start = x.start.max(last.x * range.start / last.y);
-                    plane
-                        .draw_series(DashedLineSeries::new(
-                            [(start, last.y * start / last.x), (last.x, last.y)],
-                            6,
-                            5,
-                            GREY.into(),
-                        ))?
-                        .label("in proportion")
-                        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], GREY));
+                    plane.draw_series(DashedLineSeries::new(
+                        [(start, last.y * start / last.x), (last.x, last.y)],
+                        6,
+                        5,
+                        GREY.into(),
+                    ))?;
                 }
                 for (line, colour) in chart.lines.iter().zip(COLOURS) {
                     let stroke = colour.stroke_width(2);
@@ -105,33 +107,12 @@ pub fn chart(chart: &Chart) -> Drawn {
                         PathElement::new([(point.x, point.min), (point.x, point.max)], colour)
                     });
                     plane.draw_series(spreads)?;
-                    plane
-                        .draw_series(LineSeries::new(
-                            line.points.iter().map(|point| (point.x, point.y)),
-                            stroke,
-                        ))?
-                        .label(line.label)
-                        .legend(move |(x, y)| {
-                            PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-                        });
+                    let along = line.points.iter().map(|point| (point.x, point.y));
+                    plane.draw_series(LineSeries::new(along, stroke))?;
                     let dots = line.points.iter();
                     plane.draw_series(
                         dots.map(|point| Circle::new((point.x, point.y), 4, colour.filled())),
                     )?;
-                }
-                if chart.lines.len() > 1 || chart.proportion {
-                    plane
-                        .configure_series_labels()
-                        .position(if chart.from_nought {
-                            SeriesLabelPosition::LowerRight
-                        } else {
-                            SeriesLabelPosition::UpperLeft
-                        })
-                        .label_font((FONT, 13).into_font().color(&INK))
-                        .background_style(WHITE.mix(0.9))
-                        .border_style(PALE)
-                        .margin(8)
-                        .draw()?;
                 }
             }};
         }
@@ -145,6 +126,30 @@ pub fn chart(chart: &Chart) -> Drawn {
         area.present()?;
     }
     Ok(svg)
+}
+
+/// Names the lines, side by side, if there is more than one.
+fn legend(area: &DrawingArea<SVGBackend, Shift>, chart: &Chart) -> Result<(), Box<dyn Error>> {
+    if chart.lines.len() < 2 && !chart.proportion {
+        return Ok(());
+    }
+    let lines = chart.lines.iter().zip(COLOURS).map(|(line, colour)| (line.label, colour));
+    let dashed = chart.proportion.then_some(("in proportion", GREY));
+    let (mut x, y) = (90, LEGEND as i32 / 2 + 2);
+    for (label, colour) in lines.chain(dashed) {
+        if chart.proportion && colour == GREY {
+            for dash in [x, x + 10] {
+                area.draw(&PathElement::new([(dash, y), (dash + 6, y)], GREY))?;
+            }
+        } else {
+            area.draw(&PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)))?;
+            area.draw(&Circle::new((x + 8, y), 4, colour.filled()))?;
+        }
+        words(area, label, (x + 22, y), HPos::Left)?;
+        // What a letter takes, generously, as the font is the reader's.
+        x += 52 + 7 * label.len() as i32;
+    }
+    Ok(())
 }
 
 /// From the least to the greatest.

@@ -162,7 +162,7 @@ fn verdict(exponent: f64) -> &'static str {
 }
 
 fn anchor(heading: &str) -> String {
-    heading.to_lowercase().replace(',', "").replace(' ', "-")
+    heading.to_lowercase().replace([',', '\''], "").replace(' ', "-")
 }
 
 fn section(results: &Results, figure: &Figure, plots: &Path) -> Done<String> {
@@ -183,7 +183,7 @@ fn section(results: &Results, figure: &Figure, plots: &Path) -> Done<String> {
     for (line, costs) in &lines {
         text += &growth(line, costs);
     }
-    let _ = writeln!(text, "\n{}", figure.why);
+    let _ = writeln!(text, "\n\n{}", figure.why);
     if figure.name == "aggregates" {
         text += &cache_text(results);
     }
@@ -191,25 +191,17 @@ fn section(results: &Results, figure: &Figure, plots: &Path) -> Done<String> {
 }
 
 fn draw(results: &Results, figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> Done<String> {
-    let per_command = lines.iter().all(|(line, _)| line.quantity == Quantity::PerCommand);
     let in_all = figure.y == "time";
-    let shown = |line: &Line, cost: &Cost| {
-        // A total or a cost for each: the spread goes with the median.
-        let scale = match line.quantity {
-            Quantity::Bytes => 1.0 / cost.cause,
-            _ => 1.0,
-        };
-        Point {
-            x: cost.cause,
-            y: cost.median * scale,
-            min: cost.min * scale,
-            max: cost.max * scale,
-        }
-    };
-    let greatest = |of: fn(f64, f64) -> f64, start| {
-        let all = lines.iter().flat_map(|(_, costs)| costs);
-        all.map(|cost| cost.median).fold(start, of)
-    };
+    let lines: Vec<plot::Line> = lines
+        .iter()
+        .map(|(line, costs)| plot::Line {
+            label: line.label,
+            points: costs.iter().map(|cost| point(line, cost)).collect(),
+        })
+        .collect();
+    let heights = || lines.iter().flat_map(|line| &line.points).map(|point| point.y);
+    let of_one_magnitude =
+        heights().fold(0.0, f64::max) < 40.0 * heights().fold(f64::INFINITY, f64::min);
     let marks = match figure.name {
         "aggregates" => cache_marks(results),
         _ => Vec::new(),
@@ -217,18 +209,19 @@ fn draw(results: &Results, figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> Don
     plot::chart(&Chart {
         x: figure.x,
         y: figure.y,
-        lines: lines
-            .iter()
-            .map(|(line, costs)| plot::Line {
-                label: line.label,
-                points: costs.iter().map(|cost| shown(line, cost)).collect(),
-            })
-            .collect(),
-        from_nought: per_command && greatest(f64::max, 0.0) < 12.0 * greatest(f64::min, f64::MAX),
+        lines,
+        from_nought: !in_all && of_one_magnitude,
         unit: if in_all { plot::duration } else { plot::short },
         proportion: in_all,
         marks,
     })
+}
+
+/// Memory is shown for each, all else as it was measured.
+fn point(line: &Line, cost: &Cost) -> Point {
+    let scale = if line.quantity.is_memory() { 1.0 / cost.cause } else { 1.0 };
+    let Cost { cause, median, min, max } = *cost;
+    Point { x: cause, y: median * scale, min: min * scale, max: max * scale }
 }
 
 /// A row for each cause, columns for each line.
@@ -245,14 +238,14 @@ fn table(figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> String {
             Quantity::PerCommand => {
                 let _ = write!(text, " {label}, ns per command | least to greatest |");
             }
-            Quantity::Bytes => {
+            Quantity::Bytes | Quantity::Resident => {
                 let _ = write!(text, " {label}, bytes for each |");
             }
             _ => {
                 let _ = write!(text, " {label} | for each |");
             }
         }
-        rule += if line.quantity == Quantity::Bytes { " ---: |" } else { " ---: | ---: |" };
+        rule += if line.quantity.is_memory() { " ---: |" } else { " ---: | ---: |" };
     }
     let _ = writeln!(text, "\n{rule}");
     for cause in causes {
@@ -260,9 +253,8 @@ fn table(figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> String {
         for (line, costs) in lines {
             let cost = costs.iter().find(|cost| cost.cause == cause);
             let _ = match (cost, line.quantity) {
-                (None, Quantity::Bytes) => write!(text, " |"),
+                (None, quantity) if quantity.is_memory() => write!(text, " |"),
                 (None, _) => write!(text, " | |"),
-                (Some(cost), Quantity::Bytes) => write!(text, " {} |", each(cost, line.quantity)),
                 (Some(cost), Quantity::PerCommand) => write!(
                     text,
                     " {} | {} to {} |",
@@ -270,8 +262,11 @@ fn table(figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> String {
                     grouped(cost.min),
                     grouped(cost.max)
                 ),
-                (Some(cost), _) => {
-                    write!(text, " {} | {} |", time(cost.median), each(cost, line.quantity))
+                (Some(cost), quantity) if quantity.is_memory() => {
+                    write!(text, " {} |", each(cost, quantity))
+                }
+                (Some(cost), quantity) => {
+                    write!(text, " {} | {} |", time(cost.median), each(cost, quantity))
                 }
             };
         }
@@ -282,23 +277,24 @@ fn table(figure: &Figure, lines: &[(&Line, Vec<Cost>)]) -> String {
 
 fn growth(line: &Line, costs: &[Cost]) -> String {
     let Some(exponent) = fit::exponent(costs, line.quantity) else { return String::new() };
-    let half = fit::upper_half(costs);
-    let (first, last) = (half[0].cause, half[half.len() - 1].cause);
+    let [first, .., last] = fit::upper_half(costs) else { return String::new() };
     let mut text = format!(
-        "\n- {}: exponent **{exponent:.2}** from {} to {}",
+        "\n- {}: exponent **{exponent:.2}** from {} to {}, {:.2} times the cost for each at {} times as many",
         line.label,
-        grouped(first),
-        grouped(last)
+        grouped(first.cause),
+        grouped(last.cause),
+        last.each(line.quantity) / first.each(line.quantity),
+        grouped(last.cause / first.cause),
     );
-    if line.quantity == Quantity::Bytes
+    if line.quantity.is_memory()
         && let Some(more) = fit::marginal(costs, line.quantity)
     {
         let _ = write!(text, "; at the end one more takes {} bytes", grouped(more));
     }
     if exponent > LIMIT {
-        text += ": faster than its cause";
+        text += ": **faster than its cause**";
     }
-    text.push_str(".\n");
+    text.push('.');
     text
 }
 
@@ -467,7 +463,7 @@ fn each(cost: &Cost, quantity: Quantity) -> String {
     let each = cost.each(quantity);
     match quantity {
         Quantity::PerCommand => format!("{} ns", grouped(each)),
-        Quantity::Bytes => format!("{} B", grouped(each)),
+        Quantity::Bytes | Quantity::Resident => format!("{} B", grouped(each)),
         Quantity::Start | Quantity::Drain => time(each),
     }
 }

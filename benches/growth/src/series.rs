@@ -9,12 +9,9 @@ pub struct Effort {
 }
 
 impl Effort {
-    fn task(self) -> Task {
-        if self.quick {
-            Task::Closed { warm_up_ms: 30, window_ms: 100 }
-        } else {
-            Task::Closed { warm_up_ms: 60, window_ms: 300 }
-        }
+    /// For how long callers run before what they do counts, and for how long it does.
+    fn window_ms(self) -> (u64, u64) {
+        if self.quick { (30, 100) } else { (60, 300) }
     }
 
     fn for_ms(self) -> u64 {
@@ -90,7 +87,9 @@ fn sweep(
 }
 
 pub fn sweeps(effort: Effort) -> Vec<Sweep> {
-    let closed = Job { task: effort.task(), ..USUAL };
+    let (warm_up_ms, window_ms) = effort.window_ms();
+    let closed = Job { task: Task::Closed { warm_up_ms, window_ms }, ..USUAL };
+    let yields = Job { task: Task::Yield { warm_up_ms, window_ms }, ..USUAL };
     let idle = Job { task: Task::StartAndDrain { for_ms: effort.for_ms() }, ..USUAL };
     let mut aggregates = sweep("aggregates", "aggregates", powers(10, 10_000_000).skip(2), |n| {
         Job { aggregates: n, ..closed }
@@ -129,6 +128,7 @@ pub fn sweeps(effort: Effort) -> Vec<Sweep> {
             depth: 8,
             ..closed
         }),
+        sweep("callers-bare", "callers", powers(4, 16_384), |n| Job { callers: n, ..yields }),
         sweep("depth", "queue depth", TENS, |n| Job {
             task: Task::Flood {
                 commands: (2 * n).max(if effort.quick { 50_000 } else { 400_000 }),
@@ -154,7 +154,7 @@ const fn line(sweep: &'static str, quantity: Quantity, label: &'static str) -> L
 }
 
 pub fn figures() -> Vec<Figure> {
-    use Quantity::{Bytes, Drain, PerCommand, Start};
+    use Quantity::{Bytes, Drain, PerCommand, Resident, Start};
     const PER_COMMAND: &str = "ns per command";
     vec![
         Figure {
@@ -164,12 +164,12 @@ pub fn figures() -> Vec<Figure> {
             x: "aggregates",
             y: PER_COMMAND,
             lines: vec![line("aggregates", PerCommand, "64 callers")],
-            why: "A command does the same work for its aggregate however many there are: one look-up in \
-                  a hash table, and the lane. What grows is the time that it takes to fetch them. A \
-                  random aggregate costs a miss of the cache in the table and two on the lane, and, as \
-                  the pages grow more than the processor's translation buffers cover, a walk of the page \
-                  table for each. The dispatcher asks for table and lane ahead, so that the misses of a \
-                  batch overlap; with 64 callers on 8 shards a batch is short.",
+            why: "A command does the same work for its aggregate however many there are: one look-up in a hash table, \
+                  and the lane. What grows is the time to fetch them. A random aggregate is a miss of the cache in the \
+                  table and one for each of the lane's lines that it needs, and a walk of the page table as well once \
+                  there are more pages than the processor's translation buffers cover. The dispatcher asks for table \
+                  and lane ahead, so that the misses of a batch overlap; with 64 callers on 8 shards a batch is short. \
+                  The rise is that from one level of the cache to the next, and ends in memory.",
         },
         Figure {
             name: "shards",
@@ -182,10 +182,13 @@ pub fn figures() -> Vec<Figure> {
                 line("shards", PerCommand, "64 callers"),
                 line("shards-loaded", PerCommand, "8 callers for each shard"),
             ],
-            why: "A shard that nobody sends to costs nothing. What commands of one shard share is its \
-                  dispatcher's poll and the waking of a worker: with 64 callers on 8 shards there are up \
-                  to eight of them for each, on 64 shards and more each command pays for its own. That \
-                  is the rise of the first line, and it ends there.",
+            why: "A shard that nobody sends to costs nothing. What the commands of one shard share is its dispatcher's \
+                  poll and the wake-up of a worker: with 64 callers on 8 shards up to eight of them do, on 64 shards \
+                  and more each command pays for its own. That is the rise of the first line. With 8 callers for each \
+                  shard they go on to share, and what grows is the memory in use: a shard with its eight workers takes \
+                  some 13 KiB (see [Memory](#memory)), its callers half of that, so that a few dozen of them fill a \
+                  core's L2. Neither depends on the number of shards as such: there is no list of shards that a \
+                  command goes through.",
         },
         Figure {
             name: "workers",
@@ -201,17 +204,23 @@ pub fn figures() -> Vec<Figure> {
         Figure {
             name: "callers",
             heading: "Callers",
-            about: "8 shards with 8 workers each, 10,000 aggregates. Once with room for all callers, once \
-                    with room for 8 commands in each shard, so that most callers wait for room.",
+            about: "8 shards with 8 workers each, 10,000 aggregates. Once with room for all callers, once with room for \
+                  8 commands in each shard, so that most callers wait for room. Beneath them the same callers without \
+                  a pool: tasks that yield to the runtime and draw the next random number.",
             x: "callers",
             y: PER_COMMAND,
             lines: vec![
                 line("callers", PerCommand, "room for all"),
                 line("callers-waiting", PerCommand, "room for 64"),
+                line("callers-bare", PerCommand, "without a pool"),
             ],
-            why: "One caller pays for each wake-up alone, and what it waits for runs on the other thread \
-                  or its own. With more callers a dispatcher finds more commands in each poll. Each caller \
-                  is a task with a cell in flight, so thousands of them leave the caches as aggregates do.",
+            why: "One caller pays for each wake-up alone. With more callers a dispatcher finds more commands in each \
+                  poll, and cost falls. Then memory sets in: each caller is a task of the runtime with a future and a \
+                  cell in flight, which are written by another thread, or long after they were last used. With 16,384 \
+                  callers they are beyond L2, and a profile shows the time where the pool's worker first touches the \
+                  caller's cell and its task, to wake it. Tasks that yield are only read in turn, so they show what is \
+                  the runtime's own. Who waits for room is in one queue, first come, first served: nobody looks at the \
+                  others.",
         },
         Figure {
             name: "depth",
@@ -221,10 +230,11 @@ pub fn figures() -> Vec<Figure> {
             x: "queue depth",
             y: PER_COMMAND,
             lines: vec![line("depth", PerCommand, "2 callers that do not wait")],
-            why: "The depth is a number in a word; nothing is allocated for it. With room for a single \
-                  command each one needs the callers to be woken. A deep queue is memory that was written \
-                  long before it is read again, and cells beyond those that a thread keeps are given \
-                  back to the allocator.",
+            why: "The depth is a number in a word; nothing is allocated for it. With room for a single command the \
+                  callers sleep and are woken for each one. A deep queue is memory that is written long before it is \
+                  read again: at some 130 bytes for a command, a core's L2 holds several thousand of them. Then cells \
+                  are allocated and freed as well, since a thread keeps no more than 1,024 for its next commands. Both \
+                  are in full effect from 10,000 on, and then the line is flat but for L3.",
         },
         Figure {
             name: "idle-shards",
@@ -234,7 +244,7 @@ pub fn figures() -> Vec<Figure> {
             x: "shards",
             y: "time",
             lines: vec![line("idle-shards", Start, "start"), line("idle-shards", Drain, "drain")],
-            why: "A shard is nine tasks to spawn, to poll and to end.",
+            why: "A shard is nine tasks to spawn, to poll and to end, and the first answer of each is a lane to make.",
         },
         Figure {
             name: "idle-workers",
@@ -243,7 +253,8 @@ pub fn figures() -> Vec<Figure> {
             x: "workers",
             y: "time",
             lines: vec![line("idle-workers", Start, "start"), line("idle-workers", Drain, "drain")],
-            why: "A worker is a task to spawn, to poll and to end.",
+            why: "A worker is a task to spawn, to poll and to end. A thousand of them fill a core's L2; more than that \
+                  are, at each start, fresh pages from the system.",
         },
         Figure {
             name: "drain-queued",
@@ -253,7 +264,13 @@ pub fn figures() -> Vec<Figure> {
             x: "queued commands",
             y: "time",
             lines: vec![line("queued", Drain, "drain")],
-            why: "Below some hundred commands the time is that of waking and ending 72 tasks.",
+            why: "Below some hundred commands the time is that of waking and ending 72 tasks. Above, each command is \
+                  work of its own, and what it costs grows with the misses of the cache: the commands of one aggregate \
+                  are linked through their cells, one after another in time but not in memory. The dispatcher follows \
+                  the links when it cuts turns of at most 64 commands, and the worker once more. Since nobody holds \
+                  the tickets here, the workers free the cells, which another thread has allocated: a profile of a \
+                  million has most of the time in the allocator, which merges each cell with its neighbours under a \
+                  lock that both threads want.",
         },
         Figure {
             name: "drain-resident",
@@ -262,9 +279,10 @@ pub fn figures() -> Vec<Figure> {
             x: "resident aggregates",
             y: "time",
             lines: vec![line("resident", Drain, "drain")],
-            why: "Every lane is asked once whether it is out, and freed: two visits in the order of the \
-                  table, which is random in memory, each a miss of the cache. That is what grows per \
-                  aggregate as they leave the caches; then it is constant.",
+            why: "Every lane is asked once whether it is out, and then freed: two visits in the order of the table, \
+                  which is random in memory, and a third one by the allocator to the neighbours. Each is a miss of the \
+                  cache, and these are all that grows for each aggregate. A pool has no cheaper end, as states may \
+                  have destructors.",
         },
         Figure {
             name: "memory",
@@ -280,8 +298,23 @@ pub fn figures() -> Vec<Figure> {
                 line("idle-shards", Bytes, "shard"),
                 line("idle-workers", Bytes, "worker"),
             ],
-            why: "Tables and queues double when they are full, so the bytes for each swing between full \
-                  and half full.",
+            why: "Tables and queues double when they are full, so the bytes for each swing between full and half full. \
+                  With few of them what is fixed is most.",
+        },
+        Figure {
+            name: "memory-resident",
+            heading: "Memory, by the system's account",
+            about: "How much more of the process is in memory, from 10,000 of them on.",
+            x: "how many",
+            y: "bytes for each",
+            lines: vec![
+                line("aggregates", Resident, "idle aggregate"),
+                line("queued", Resident, "queued command"),
+            ],
+            why: "What is above the bytes that were asked for is the allocator's. Lanes and cells begin on a line of \
+                  the cache, so that two of them never share one. The C library's allocator, which is measured here, \
+                  serves such a request from a larger piece and keeps what is left over for smaller ones. An allocator \
+                  with size classes has little left over.",
         },
     ]
 }
