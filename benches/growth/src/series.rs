@@ -313,8 +313,7 @@ pub fn figures() -> Vec<Figure> {
             ],
             why: "What is above the bytes that were asked for is the allocator's. Lanes and cells begin on a line of \
                   the cache, so that two of them never share one. The C library's allocator, which is measured here, \
-                  serves such a request from a larger piece and keeps what is left over for smaller ones. An allocator \
-                  with size classes has little left over.",
+                  serves such a request from a larger piece and keeps what is left over for smaller ones.",
         },
     ]
 }
