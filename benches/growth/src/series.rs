@@ -95,17 +95,16 @@ pub fn sweeps(effort: Effort) -> Vec<Sweep> {
         Job { aggregates: n, ..closed }
     });
     aggregates.slow = true;
-    let mut queued = sweep("queued", "queued commands", TENS, |n| Job {
+    let queued = sweep("queued", "queued commands", TENS, |n| Job {
         task: Task::DrainQueued { commands: n },
         depth: n as usize + USUAL.workers,
         aggregates: 1_000,
         ..USUAL
     });
-    queued.slow = true;
-    let mut resident = sweep("resident", "resident aggregates", TENS.into_iter().skip(2), |n| {
-        Job { aggregates: n, ..USUAL }
+    let resident = sweep("resident", "resident aggregates", TENS.into_iter().skip(2), |n| Job {
+        aggregates: n,
+        ..USUAL
     });
-    resident.slow = true;
     vec![
         aggregates,
         sweep("shards", "shards", powers(2, 256), |n| Job { shards: n as usize, ..closed }),
