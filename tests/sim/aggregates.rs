@@ -28,7 +28,7 @@ fn sim_g01_commands_of_an_aggregate_start_in_the_order_of_acceptance() {
     explore(1_000, |sim| async move {
         let load = Load::new(&sim, Settings { depth: 1000, ..Settings::plain(&sim) });
         let pool = load.pool();
-        let accepted: Arc<Mutex<BTreeMap<u32, Vec<(u32, u32)>>>> = Arc::default();
+        let accepted = Arc::new(Mutex::new(BTreeMap::<u32, Vec<(u32, u32)>>::new()));
         let clients: Vec<_> = (0..4)
             .map(|client| {
                 let (sim, pool, world) = (sim.clone(), pool.clone(), load.world.clone());
