@@ -8,7 +8,7 @@
 //! * a wait for a command can end if the command is over, or if the handler that its aggregate is
 //!   busy with can end and, unless it has started, some worker of its shard is free or can end;
 //! * a wait for room can end if some worker of the shard is free or can end, unless every queued
-//!   command is behind a handler that can't ([`jammed`], which only the dispatcher can tell);
+//!   command is behind a handler that can't ([`jammed`], which only dispatchers can tell);
 //! * a wait for a drain can end if every handler of the pool can.
 //!
 //! What is not published counts as able to end. The answer is the least fixed point of these rules:
@@ -17,6 +17,13 @@
 //! **No circle is missed.** Each party publishes first, then has a sequentially consistent fence,
 //! then reads the boards. Of the parties of a circle, the one whose fence comes last sees all.
 //! (Two that close it at the same moment may both be refused.)
+//!
+//! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
+//! and somebody waiting reports on its board how much waits behind each lane that is out, and asks
+//! the shards that its handlers wait for to look again; who judges counts on all reports. A dispatcher
+//! retracts its report before it makes any of it untrue (it hands a lane out, grants room, sweeps),
+//! and who judges looks last whether the reports that it counted on still stand. It goes on without
+//! those that don't: their dispatchers ask for another judgement if they have to report anew.
 //!
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
 //! thread-local. The boards are read without blocking through `arc_swap`.
@@ -171,8 +178,14 @@ struct Wait {
     target: Target,
 }
 
+/// Lanes by their numbers, in ascending order, and how many commands wait for each.
+pub(crate) type Backlogs = Vec<(u64, usize)>;
+
 /// What the handlers of one shard wait for: a list for each worker.
 pub(crate) struct Board {
+    /// Of a shard in which nothing moves but by handlers that run: how many commands the dispatcher
+    /// has for each lane that is out.
+    report: ArcSwapOption<Backlogs>,
     slots: Box<[ArcSwapOption<Vec<Arc<Wait>>>]>,
     /// How many commands are in each worker's turn behind the one whose handler waits.
     behind: Box<[AtomicUsize]>,
@@ -181,6 +194,7 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(workers: usize) -> Self {
         Self {
+            report: ArcSwapOption::empty(),
             slots: (0..workers).map(|_| ArcSwapOption::empty()).collect(),
             behind: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         }
@@ -190,6 +204,22 @@ impl Board {
     pub(crate) fn set_behind(&self, worker: usize, commands: usize) {
         // Relaxed: the publication that follows carries it; after a sweep, the order to review.
         self.behind[worker].store(commands, Ordering::Relaxed);
+    }
+
+    /// Only for the dispatcher. True if this was not what it last said.
+    fn report(&self, backlogs: Backlogs) -> bool {
+        let new = self.report.load().as_deref() != Some(&backlogs);
+        if new {
+            self.report.store(Some(Arc::new(backlogs)));
+        }
+        new
+    }
+
+    /// Only for the dispatcher: what it reported is about to become untrue.
+    pub(crate) fn retract(&self) {
+        self.report.store(None);
+        // Who sees something of what follows also sees this: see [`stands`].
+        fence(Ordering::SeqCst);
     }
 
     /// Whether no handler of this shard waits.
@@ -371,38 +401,42 @@ struct Node {
     can_end: bool,
 }
 
+/// A shard that handlers wait for.
+struct Reached {
+    front: Arc<Front>,
+    /// Of its dispatcher, if that can tell that no room will come.
+    report: Option<Arc<Backlogs>>,
+    /// Every queued command is behind a handler that can't end.
+    full: bool,
+}
+
 /// What a judgement looks at: the boards that can be reached from the wait in question.
 #[derive(Default)]
 struct Graph {
-    fronts: Vec<Arc<Front>>,
+    fronts: Vec<Reached>,
     nodes: Vec<Node>,
-    /// A shard in which no room will come.
-    full: Option<Arc<Front>>,
 }
 
 fn judge(target: &Target) -> Verdict {
     // What is not known yet stays unknown for the whole judgement: a lane that became known halfway
     // would find its own handler already taken for one that can end.
     let lane = target.lane();
-    Graph::around(target, None).can_end(target, lane)
+    Graph::around(target, false).can_end(target, lane)
 }
 
 /// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
-/// every queued command is behind a handler that can't end. `backlog` tells how many commands the
-/// dispatcher has for a lane. If so, room will never come; the answer is the cells of the submissions
-/// that handlers wait with, to be refused.
-pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<*const ()> {
+/// every queued command is behind a handler that can't end. If so, room will never come; the answer is
+/// the cells of the submissions that handlers wait with, to be refused.
+pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
+    let new = front.board.report(backlogs);
+    fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
-    let graph = Graph::around(&room, Some(front));
-    let stuck = || graph.nodes_of(front).filter(|node| !node.can_end);
-    let behind: usize = stuck()
-        .map(|node| {
-            let turn = front.board.behind[node.worker].load(Ordering::Relaxed);
-            turn + backlog(node.waits[0].lane)
-        })
-        .sum();
-    // While somebody waits, only the dispatcher adds to the queue: it can but have become less.
-    if (behind as u64) < front.queued() {
+    let graph = Graph::around(&room, true);
+    if new {
+        // They may be in the same jam, and have judged before they could see this report.
+        graph.ask_others(front);
+    }
+    if !graph.is_full(front) {
         return Vec::new();
     }
     graph
@@ -425,17 +459,20 @@ pub(crate) fn jammed(front: &Arc<Front>, backlog: impl Fn(u64) -> usize) -> Vec<
 /// handler that can end. A wait that was found able to end counted on the lost one, maybe.
 pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
     let room = Target::Room { front: Arc::clone(front), cell: None };
-    Graph::around(&room, None).has_worker(front)
+    let graph = Graph::around(&room, false);
+    // A shard may be jammed now that counted on the lost worker.
+    graph.ask_others(front);
+    graph.has_worker(front)
 }
 
 impl Graph {
-    /// All that bears on a wait, with what can end marked. In `full` no room will come.
-    fn around(target: &Target, full: Option<&Arc<Front>>) -> Self {
-        let mut graph = Self { full: full.cloned(), ..Self::default() };
+    /// All that bears on a wait, with what can end marked; with `jams`, by the reports as well.
+    fn around(target: &Target, jams: bool) -> Self {
+        let mut graph = Self::default();
         graph.reach(target);
         let mut at = 0;
         while at < graph.fronts.len() {
-            let front = Arc::clone(&graph.fronts[at]);
+            let front = Arc::clone(&graph.fronts[at].front);
             for (worker, slot) in front.board.slots.iter().enumerate() {
                 let Some(waits) = slot.load_full() else { continue };
                 for wait in waits.iter() {
@@ -444,28 +481,84 @@ impl Graph {
                 let lanes = waits.iter().map(|wait| wait.target.lane()).collect();
                 graph.nodes.push(Node { front: at, worker, waits, lanes, can_end: false });
             }
+            if jams {
+                let report = front.board.report.load_full();
+                graph.fronts[at].full = report.is_some();
+                graph.fronts[at].report = report;
+            }
             at += 1;
         }
-        loop {
-            let ends: Vec<usize> = (0..graph.nodes.len())
-                .filter(|&n| {
-                    let node = &graph.nodes[n];
-                    let mut waits = node.waits.iter().zip(&node.lanes);
-                    !node.can_end
-                        && waits.all(|(w, &lane)| graph.can_end(&w.target, lane) != Verdict::Stuck)
-                })
-                .collect();
-            if ends.is_empty() {
-                return graph;
+        // What was counted on is looked at last.
+        while graph.mark_nodes() || graph.mark_fronts() || graph.mark_stale() {}
+        graph
+    }
+
+    /// Marks the handlers that can end by what is known; true if there are more than before.
+    fn mark_nodes(&mut self) -> bool {
+        let ends: Vec<usize> = (0..self.nodes.len())
+            .filter(|&n| {
+                let node = &self.nodes[n];
+                let mut waits = node.waits.iter().zip(&node.lanes);
+                !node.can_end
+                    && waits.all(|(w, &lane)| self.can_end(&w.target, lane) != Verdict::Stuck)
+            })
+            .collect();
+        for &n in &ends {
+            self.nodes[n].can_end = true;
+        }
+        !ends.is_empty()
+    }
+
+    /// Marks the shards in which room will come by what is known; true if there are more than before.
+    fn mark_fronts(&mut self) -> bool {
+        let opens: Vec<usize> = (0..self.fronts.len())
+            .filter(|&at| {
+                let Reached { front, report: Some(report), full: true } = &self.fronts[at] else {
+                    return false;
+                };
+                let backlog = |lane| {
+                    report.binary_search_by_key(&lane, |&(lane, _)| lane).map_or(0, |i| report[i].1)
+                };
+                let stuck = self.nodes.iter().filter(|node| node.front == at && !node.can_end);
+                let behind: usize = stuck
+                    .map(|node| {
+                        let turn = front.board.behind[node.worker].load(Ordering::Relaxed);
+                        turn + backlog(node.waits[0].lane)
+                    })
+                    .sum();
+                // While somebody waits, only the dispatcher adds to the queue, and it retracts its
+                // report first: the queue can but have become less.
+                (behind as u64) < front.queued()
+            })
+            .collect();
+        for &at in &opens {
+            self.fronts[at].full = false;
+        }
+        !opens.is_empty()
+    }
+
+    /// Marks the shards whose reports are not true any more; true if there are any. Their dispatchers
+    /// ask for another judgement once they have reported anew.
+    fn mark_stale(&mut self) -> bool {
+        let mut found = false;
+        for Reached { front, report, full } in self.fronts.iter_mut().filter(|r| r.full) {
+            if !stands(front, report.as_ref()) {
+                *full = false;
+                found = true;
             }
-            for n in ends {
-                graph.nodes[n].can_end = true;
-            }
+        }
+        found
+    }
+
+    /// Asks the other shards to judge again, if somebody waits for room there.
+    fn ask_others(&self, than: &Arc<Front>) {
+        for Reached { front, .. } in self.fronts.iter().filter(|r| !Arc::ptr_eq(&r.front, than)) {
+            front.ask_for_review_if_waiting();
         }
     }
 
     fn is_full(&self, front: &Arc<Front>) -> bool {
-        self.full.as_ref().is_some_and(|full| Arc::ptr_eq(full, front))
+        self.fronts.iter().any(|reached| reached.full && Arc::ptr_eq(&reached.front, front))
     }
 
     fn reach(&mut self, target: &Target) {
@@ -476,14 +569,14 @@ impl Graph {
             Target::Drain(peers) => &peers.fronts,
         };
         for front in fronts {
-            if !self.fronts.iter().any(|f| Arc::ptr_eq(f, front)) {
-                self.fronts.push(Arc::clone(front));
+            if !self.fronts.iter().any(|reached| Arc::ptr_eq(&reached.front, front)) {
+                self.fronts.push(Reached { front: Arc::clone(front), report: None, full: false });
             }
         }
     }
 
     fn nodes_of<'a>(&'a self, front: &'a Arc<Front>) -> impl Iterator<Item = &'a Node> {
-        self.nodes.iter().filter(|node| Arc::ptr_eq(&self.fronts[node.front], front))
+        self.nodes.iter().filter(|node| Arc::ptr_eq(&self.fronts[node.front].front, front))
     }
 
     /// Some worker of the shard is free, or busy with a handler that can end.
@@ -534,6 +627,22 @@ impl Graph {
             }
         }
     }
+}
+
+/// Whether a shard's report is still true.
+fn stands(front: &Front, report: Option<&Arc<Backlogs>>) -> bool {
+    if front.has_tombstones() {
+        // Counted as commands, maybe. Its dispatcher must have looked at them before it counts.
+        front.ask_for_sweep();
+        return false;
+    }
+    if front.has_room() || front.is_closed() {
+        return false;
+    }
+    // After the look at the room: who has seen a grant sees that the report was retracted.
+    fence(Ordering::SeqCst);
+    let now = front.board.report.load();
+    now.as_ref().zip(report).is_some_and(|(now, then)| Arc::ptr_eq(now, then))
 }
 
 fn fine_or_unknown(has_worker: bool) -> Verdict {

@@ -82,6 +82,8 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     lobby: VecDeque<Sent<T>>,
     /// Somebody in the lobby was denied.
     review: bool,
+    /// The board has a report of this dispatcher's.
+    reported: bool,
     /// How many lanes there have been.
     lanes: u64,
     /// How many commands have been taken.
@@ -120,6 +122,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             batch: Vec::with_capacity(BATCH),
             lobby: VecDeque::new(),
             review: false,
+            reported: false,
             lanes: 0,
             taken: 0,
             told: (0, 0),
@@ -239,13 +242,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if std::mem::take(&mut self.review) {
             self.refuse(Envelope::is_denied);
         }
-        if self.lobby.is_empty() {
-            return;
-        }
         let front = Arc::clone(&self.shard.front);
         while let Some(first) = self.lobby.front() {
-            let granted = front.has_room() || front.is_closed();
-            if !granted && !first.envelope.is_abandoned() {
+            let decided = front.has_room() || front.is_closed();
+            if !decided && !first.envelope.is_abandoned() {
                 break;
             }
             let Some(sent) = self.lobby.pop_front() else { break };
@@ -258,7 +258,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             if late || front.is_closed() {
                 front.refuse_waiting();
                 sent.envelope.refuse(if late { Refusal::Expired } else { Refusal::Closed });
-            } else if front.grant() {
+                continue;
+            }
+            self.retract();
+            if front.grant() {
                 envelope.grant();
                 self.taken += 1;
                 self.admit(sent);
@@ -270,6 +273,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if !self.lobby.is_empty() && !self.schedule.has_ready() && self.floor.unclaimed() == 0 {
             self.refuse_jammed();
         }
+        if self.lobby.is_empty() {
+            // Before the shard is calm again.
+            self.retract();
+        }
         if front.abandoned() > LOBBY_SLACK.max(self.lobby.len() as u64 / 2) {
             front.reset_abandoned();
             self.lobby.retain(|sent| !sent.envelope.is_abandoned());
@@ -279,11 +286,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Everything queued is behind handlers that run. If none of those can end, since they wait for
     /// room here themselves or for each other, their submissions are refused (G9).
     fn refuse_jammed(&mut self) {
-        let front = &self.shard.front;
-        if front.board.is_empty() {
+        if self.shard.front.board.is_empty() {
             return;
         }
-        if front.has_tombstones() {
+        if self.shard.front.has_tombstones() {
             // They would be counted as commands. Those in the turns go when the workers obey; the last
             // one to go asks for this again.
             self.sweep();
@@ -291,17 +297,21 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
                 return;
             }
         }
-        let front = &self.shard.front;
-        let mut backlogs: Vec<(u64, usize)> = Vec::new();
+        let mut backlogs = Vec::new();
         self.schedule.for_each_behind(|place, backlog| {
             backlogs.push((place.number(), backlog.len()));
         });
-        let backlog = |lane| backlogs.iter().find(|(l, _)| *l == lane).map_or(0, |(_, n)| *n);
-        let jammed = reentry::jammed(front, backlog);
-        if jammed.is_empty() || front.has_room() {
-            return;
-        }
+        backlogs.sort_unstable();
+        self.reported = true;
+        let jammed = reentry::jammed(&self.shard.front, backlogs);
         self.refuse(|envelope| jammed.contains(&envelope.address()));
+    }
+
+    /// Called before anything is done that a report does not allow for.
+    fn retract(&mut self) {
+        if std::mem::take(&mut self.reported) {
+            self.shard.front.board.retract();
+        }
     }
 
     /// Refuses some of those who wait in the lobby: their wait could never end.
@@ -363,6 +373,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Aborts everything that has not started (G16).
     fn abort(&mut self) {
         self.aborted = true;
+        self.retract();
         self.shard.front.close();
         // First: no worker starts a command after another was told that it is aborted.
         self.floor.order_abort();
@@ -374,6 +385,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
     /// Discards the envelopes of withdrawn commands, wherever they are.
     fn sweep(&mut self) {
+        self.retract();
         self.schedule.for_each_backlog(Chain::sweep);
         self.revise_ring(Turn::sweep);
         self.floor.order_sweep();
@@ -431,6 +443,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// the workers go.
     fn end(&mut self) {
         let Some(alive) = self.alive.take() else { return };
+        self.retract();
         // Before the last look at the channels: whoever pushes after it sees it.
         self.shard.front.die();
         self.shard.clear();
@@ -473,6 +486,7 @@ impl<T: Types, S: Send> Future for Dispatcher<T, S> {
         floor.take_returned(|seat| schedule.returned(seat));
         // Before commands are taken: those for idle lanes then find nobody before them.
         if this.schedule.has_ready() {
+            this.retract();
             this.offer_ready();
         }
         if !calm {

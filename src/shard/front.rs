@@ -282,6 +282,11 @@ impl Front {
         self.order(order::REVIEW);
     }
 
+    /// Tombstones are in the way of a judgement about who waits.
+    pub(crate) fn ask_for_sweep(&self) {
+        self.order(order::SWEEP);
+    }
+
     /// As `ask_for_review`, if anybody waits.
     pub(crate) fn ask_for_review_if_waiting(&self) {
         if self.has_waiting() {

@@ -104,11 +104,7 @@ fn start(sim: &Sim, settings: &Settings, drains: bool) -> PoolOf<Visitor> {
 }
 
 async fn visits(sim: Sim, drains: bool) -> PoolOf<Visitor> {
-    let mut settings = Settings::random(&sim);
-    if settings.shards > 1 {
-        // A jam over several shards is not seen: see the test of that.
-        settings.depth = 1000;
-    }
+    let settings = Settings::random(&sim);
     let pool = start(&sim, &settings, drains);
     let clients: Vec<_> = (0..settings.clients)
         .map(|_| {
@@ -156,7 +152,6 @@ fn sim_g09_drains_inside_handlers_are_refused_and_the_rest_ends() {
 /// Two full shards, and a handler on each that waits for room on the other: what is queued is behind
 /// these handlers. Each shard by itself sees free workers on the other.
 #[test]
-#[ignore = "fails: a jam that goes round over several shards is not seen"]
 fn sim_g09_a_jam_over_two_shards_is_refused() {
     explore(100, |sim| async move {
         let own = Arc::new(OnceLock::<WeakPool<Visit, (), ()>>::new());
@@ -225,5 +220,75 @@ fn sim_g09_waits_inside_handlers_end_when_tasks_are_dropped() {
         let outcomes = pool.drain().await.unwrap();
         let accepted: u64 = pool.stats().iter().map(|shard| shard.accepted).sum();
         assert_eq!(outcomes.total(), accepted);
+    });
+}
+
+/// Waits that only go to shards with higher numbers: none can be part of a circle, however full the
+/// shards are.
+#[test]
+fn sim_g09_waits_that_go_one_way_are_never_refused() {
+    explore(2_000, |sim| async move {
+        const SHARDS: usize = 3;
+        let own = Arc::new(OnceLock::<WeakPool<Visit, (), ()>>::new());
+        let (of_handler, of_sim) = (Arc::clone(&own), sim.clone());
+        let handler = async_handler_fn(move |visit: Visit, _: Context| {
+            let (own, sim) = (Arc::clone(&of_handler), of_sim.clone());
+            async move {
+                sim.yield_at_random().await;
+                for _ in 0..sim.below(3) {
+                    let pool =
+                        own.get().and_then(WeakPool::upgrade).expect("the test has a handle");
+                    let id = sim.below(24) as u32;
+                    if pool.shard_of(&id) <= pool.shard_of(&visit.id) {
+                        continue;
+                    }
+                    let ticket = match pool.submit(Visit { id, rounds: 0 }).await {
+                        Ok(ticket) => ticket,
+                        Err(SubmitError::Closed(_)) => break,
+                        Err(error) => panic!("{} could not wait for room: {error}", visit.id),
+                    };
+                    sim.yield_at_random().await;
+                    match sim.below(4) {
+                        0 => drop(ticket),
+                        1 => {
+                            ticket.withdraw();
+                        }
+                        _ => drop(ticket.await.unwrap()),
+                    }
+                }
+                Ok::<_, Failure<()>>(())
+            }
+        });
+        let builder = sim
+            .builder(handler)
+            .shards(SHARDS)
+            .workers_per_shard(1 + sim.below(3) as usize)
+            .queue_depth(1 + sim.below(3) as usize)
+            .max_turn(1 + sim.below(3) as usize);
+        let pool = builder.start(sim.clone()).unwrap();
+        own.set(pool.downgrade()).unwrap();
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (sim, pool) = (sim.clone(), pool.clone());
+                sim.clone().spawn(async move {
+                    for _ in 0..5 {
+                        let ticket = pool
+                            .submit(Visit { id: sim.below(24) as u32, rounds: 0 })
+                            .await
+                            .unwrap();
+                        if sim.chance(0.3) {
+                            ticket.withdraw();
+                        } else if sim.chance(0.7) {
+                            ticket.await.unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await;
+        }
+        let outcomes = pool.drain().await.unwrap();
+        assert_eq!(outcomes.panicked, 0, "a handler was refused");
     });
 }
