@@ -4,10 +4,21 @@
 //! A block starts on a line of the cache of its own, and is as many lines long as its type needs; so
 //! two objects that different cores work on never share a line, and a small one is all on one.
 //! Blocks of the same length are the same, whatever was in them.
+//!
+//! Where some threads make and others end, as with callers outside of the runtime, blocks go round
+//! through a depot that all threads share, a batch at a time. (The scheme is that of the magazines in
+//! Bonwick and Adams, "Magazines and Vmem", USENIX 2001.)
+//!
+//! # Who may touch what, and when
+//!
+//! A thread's `Lists` are its own. A slot of the depot is either null or owns a batch: who changes it
+//! from null gives a batch away (Release: with the links in it), who changes it to null has one
+//! (Acquire). A batch is taken as a whole, so a slot that is read as the same pointer twice is safe.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The length of a line of the cache.
 const LINE: usize = 64;
@@ -15,8 +26,11 @@ const LINE: usize = 64;
 /// Blocks of up to this many lines are kept; longer ones go back to the allocator at once.
 const MOST_LINES: usize = 8;
 
-/// How many blocks of one length a thread keeps.
-const MOST_BLOCKS: u32 = 1024;
+/// How many blocks go to the depot at a time. A thread keeps up to twice as many of each length.
+const BATCH: u32 = 32;
+
+/// How many batches of one length the depot holds.
+const SLOTS: usize = 64;
 
 /// Where a block goes that is kept.
 struct Free {
@@ -27,15 +41,27 @@ struct Free {
 struct List {
     head: Cell<*mut Free>,
     count: Cell<u32>,
+    /// A whole batch, or null.
+    batch: Cell<*mut Free>,
+}
+
+impl List {
+    const fn new() -> Self {
+        Self { head: Cell::new(null_mut()), count: Cell::new(0), batch: Cell::new(null_mut()) }
+    }
 }
 
 struct Lists([List; MOST_LINES]);
 
 thread_local! {
-    static FREE: Lists = const {
-        Lists([const { List { head: Cell::new(null_mut()), count: Cell::new(0) } }; MOST_LINES])
-    };
+    static FREE: Lists = const { Lists([const { List::new() }; MOST_LINES]) };
 }
+
+type Shelf = [AtomicPtr<Free>; SLOTS];
+
+/// Not through `sync`: loom's atomics can't be in a static, and loom gets its memory anew each time.
+static DEPOT: [Shelf; MOST_LINES] =
+    [const { [const { AtomicPtr::new(null_mut()) }; SLOTS] }; MOST_LINES];
 
 const fn lines<T>() -> usize {
     size_of::<T>().div_ceil(LINE)
@@ -90,47 +116,92 @@ pub(crate) unsafe fn end<T>(place: NonNull<T>) {
 #[inline]
 fn take(list: usize) -> Option<NonNull<u8>> {
     // A thread that ends has no list any more.
-    FREE.try_with(|lists| {
-        let list = &lists.0[list];
-        let block = NonNull::new(list.head.get())?;
-        // SAFETY: what is on a list is a free block, with the link in it.
-        list.head.set(unsafe { block.read() }.next);
-        list.count.set(list.count.get() - 1);
-        Some(block.cast())
-    })
-    .ok()
-    .flatten()
+    FREE.try_with(|lists| lists.0[list].take(list)).ok().flatten()
 }
 
 /// False if the block is not kept.
 #[inline]
 fn put(list: usize, block: NonNull<u8>) -> bool {
-    FREE.try_with(|lists| {
-        let list = &lists.0[list];
-        if list.count.get() == MOST_BLOCKS {
+    FREE.try_with(|lists| lists.0[list].put(list, block)).unwrap_or(false)
+}
+
+impl List {
+    #[inline]
+    fn take(&self, length: usize) -> Option<NonNull<u8>> {
+        let block = match NonNull::new(self.head.get()) {
+            Some(block) => block,
+            None => self.refill(length)?,
+        };
+        // SAFETY: what is on a list is a free block, with the link in it.
+        self.head.set(unsafe { block.read() }.next);
+        self.count.set(self.count.get() - 1);
+        Some(block.cast())
+    }
+
+    #[inline]
+    fn put(&self, length: usize, block: NonNull<u8>) -> bool {
+        if self.count.get() == BATCH && !self.make_room(length) {
             return false;
         }
         let block = block.cast::<Free>();
         // SAFETY: the block is free, and a line long at least.
-        unsafe { block.write(Free { next: list.head.get() }) };
-        list.head.set(block.as_ptr());
-        list.count.set(list.count.get() + 1);
+        unsafe { block.write(Free { next: self.head.get() }) };
+        self.head.set(block.as_ptr());
+        self.count.set(self.count.get() + 1);
         true
-    })
-    .unwrap_or(false)
+    }
+
+    /// The list is empty: makes a batch its own.
+    #[cold]
+    fn refill(&self, length: usize) -> Option<NonNull<Free>> {
+        let mut batch = self.batch.replace(null_mut());
+        for slot in &DEPOT[length] {
+            if !batch.is_null() {
+                break;
+            }
+            // The load first: most slots are empty when it matters.
+            if !slot.load(Ordering::Relaxed).is_null() {
+                batch = slot.swap(null_mut(), Ordering::Acquire);
+            }
+        }
+        let first = NonNull::new(batch)?;
+        self.head.set(batch);
+        self.count.set(BATCH);
+        Some(first)
+    }
+
+    /// The list is a batch: puts it aside. False if there is no place for it.
+    #[cold]
+    fn make_room(&self, length: usize) -> bool {
+        let batch = self.batch.get();
+        let is_placed = batch.is_null()
+            || DEPOT[length].iter().any(|slot| {
+                slot.load(Ordering::Relaxed).is_null()
+                    && slot
+                        .compare_exchange(null_mut(), batch, Ordering::Release, Ordering::Relaxed)
+                        .is_ok()
+            });
+        if is_placed {
+            self.batch.set(self.head.replace(null_mut()));
+            self.count.set(0);
+        }
+        is_placed
+    }
 }
 
 impl Drop for Lists {
     fn drop(&mut self) {
         for (i, list) in self.0.iter().enumerate() {
-            let mut head = list.head.replace(null_mut());
-            while let Some(block) = NonNull::new(head) {
-                // SAFETY: what is on a list is a free block, with the link in it, and was allocated with
-                // this layout: some lines of the cache.
-                unsafe {
-                    head = block.read().next;
-                    let layout = Layout::from_size_align_unchecked((i + 1) * LINE, LINE);
-                    dealloc(block.as_ptr().cast(), layout);
+            for chain in [&list.head, &list.batch] {
+                let mut head = chain.replace(null_mut());
+                while let Some(block) = NonNull::new(head) {
+                    // SAFETY: what is on a list is a free block, with the link in it, and was allocated
+                    // with this layout: some lines of the cache.
+                    unsafe {
+                        head = block.read().next;
+                        let layout = Layout::from_size_align_unchecked((i + 1) * LINE, LINE);
+                        dealloc(block.as_ptr().cast(), layout);
+                    }
                 }
             }
         }
@@ -175,17 +246,30 @@ mod tests {
         assert_eq!(std::rc::Rc::strong_count(&count), 1);
     }
 
+    /// Of a length that no other test uses: the depot is everybody's.
+    type Long = [u64; 8 * MOST_LINES];
+
     #[test]
-    fn a_thread_keeps_so_many_blocks_and_frees_them_at_its_end() {
-        std::thread::spawn(|| {
-            let blocks: Vec<_> = (0..MOST_BLOCKS + 9).map(begin).collect();
-            for block in blocks {
+    fn what_one_thread_ends_another_makes_anew() {
+        let count = 3 * BATCH as usize;
+        let addresses = std::thread::spawn(move || {
+            let blocks: Vec<_> = (0..count).map(|_| begin::<Long>([0; _])).collect();
+            for &block in &blocks {
                 // SAFETY: used no more.
                 unsafe { end(block) };
             }
-            assert_eq!(FREE.with(|lists| lists.0[0].count.get()), MOST_BLOCKS);
+            // Two batches stay with the thread, and end with it.
+            blocks[..BATCH as usize].iter().map(|block| block.as_ptr() as usize).collect::<Vec<_>>()
         })
         .join()
         .unwrap();
+        let blocks: Vec<_> = addresses.iter().map(|_| begin::<Long>([0; _])).collect();
+        let mut again: Vec<_> = blocks.iter().map(|block| block.as_ptr() as usize).collect();
+        for block in blocks {
+            // SAFETY: used no more.
+            unsafe { end(block) };
+        }
+        again.reverse();
+        assert_eq!(addresses, again);
     }
 }
