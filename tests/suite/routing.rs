@@ -16,6 +16,7 @@ suite!(
     g03_a_fixed_hasher_routes_alike_in_every_pool,
     g03_a_weak_hasher_still_spreads_ids_over_all_shards,
     g03_an_id_is_hashed_once_per_command_and_cloned_once_per_aggregate,
+    g03_ids_chosen_against_a_fixed_hash_cost_what_others_do,
     g03_a_command_for_another_shard_is_refused_and_handed_back,
 );
 
@@ -285,6 +286,89 @@ async fn g03_an_id_is_hashed_once_per_command_and_cloned_once_per_aggregate(bed:
     }
     let counts = (hashed.load(Ordering::SeqCst), cloned.load(Ordering::SeqCst));
     assert_eq!(counts, (2_000, 100), "hashed, cloned");
+}
+
+/// A text that counts how often it is compared.
+#[derive(Clone)]
+struct Text {
+    text: String,
+    compared: Arc<AtomicU64>,
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.compared.fetch_add(1, Ordering::SeqCst);
+        self.text == other.text
+    }
+}
+
+impl Eq for Text {}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+struct Note(Text);
+
+impl Command for Note {
+    type AggregateId = Text;
+    fn aggregate_id(&self) -> &Text {
+        &self.0
+    }
+}
+
+/// A hash that everybody can compute: `31 h + byte`, for which "Aa" and "BB" are the same.
+#[derive(Default)]
+struct Known(u64);
+
+impl Hasher for Known {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.wrapping_mul(31).wrapping_add(u64::from(byte));
+        }
+    }
+}
+
+async fn g03_ids_chosen_against_a_fixed_hash_cost_what_others_do(bed: Bed) {
+    const IDS: u32 = 512;
+    const SHARDS: usize = 8;
+    async fn cost<H>(bed: &Bed, hasher: Option<H>, text: impl Fn(u32) -> String) -> (u64, u64)
+    where
+        H: BuildHasher + Send + Sync + 'static,
+    {
+        let compared = Arc::new(AtomicU64::new(0));
+        let handler = handler_fn(|_: &mut (), _: Note, _: &Context| Ok::<_, Failure<()>>(()));
+        let builder = ShardPool::builder(handler).shards(SHARDS);
+        let pool = match hasher {
+            Some(hasher) => builder.hasher(hasher).start(bed.executor()),
+            None => builder.start(bed.executor()),
+        }
+        .unwrap();
+        bed.watch(pool.clone());
+        for _ in 0..2 {
+            for n in 0..IDS {
+                let text = Text { text: text(n), compared: Arc::clone(&compared) };
+                pool.send(Note(text)).await.unwrap();
+            }
+        }
+        let fullest = pool.stats().iter().map(|shard| shard.resident).max().unwrap();
+        (fullest, compared.load(Ordering::SeqCst))
+    }
+    type Fixed = BuildHasherDefault<Known>;
+    let chosen = |n: u32| (0..9).map(|bit| ["Aa", "BB"][(n >> bit & 1) as usize]).collect();
+    let other = |n: u32| format!("{:018}", fastrand::Rng::with_seed(u64::from(n)).u64(..));
+    let hit = cost(&bed, Some(Fixed::default()), chosen).await;
+    assert_eq!(hit.0, u64::from(IDS), "the ids were chosen well: one shard has them all");
+    assert!(hit.1 > u64::from(IDS * IDS / 2), "each is compared with each: {hit:?}");
+    let (fullest, compared) = cost(&bed, None::<Fixed>, chosen).await;
+    let others = cost(&bed, None::<Fixed>, other).await;
+    assert!(2 * fullest < 3 * others.0, "{fullest} on one shard, of others {}", others.0);
+    assert!(2 * compared < 3 * others.1, "{compared} comparisons, of others {}", others.1);
 }
 
 async fn g03_a_command_for_another_shard_is_refused_and_handed_back(bed: Bed) {
