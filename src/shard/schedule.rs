@@ -395,6 +395,10 @@ impl<P: Place> Drop for Schedule<P> {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::option::of;
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
     use std::cell::Cell;
     use std::collections::BTreeMap;
     use std::rc::Rc;
@@ -518,9 +522,7 @@ mod tests {
     }
 
     impl World {
-        fn new(rng: &mut fastrand::Rng) -> Self {
-            let max_turn = rng.usize(1..5);
-            let cap = rng.bool().then(|| rng.usize(1..6));
+        fn new(max_turn: usize, cap: Option<usize>) -> Self {
             Self {
                 schedule: Schedule::new(max_turn, cap),
                 model: BTreeMap::new(),
@@ -617,11 +619,11 @@ mod tests {
             true
         }
 
-        /// A worker finishes one turn.
-        fn finish(&mut self, rng: &mut fastrand::Rng) -> bool {
+        /// A worker finishes one turn, of those that are out the one that `which` says.
+        fn finish(&mut self, which: usize) -> bool {
             let out: Vec<u32> =
                 self.model.iter().filter(|(_, a)| a.out).map(|(id, _)| *id).collect();
-            let Some(&id) = rng.choice(&out) else { return false };
+            let Some(&id) = out.get(which % out.len().max(1)) else { return false };
             let now = self.tick();
             let aggregate = self.model.get_mut(&id).unwrap();
             aggregate.out = false;
@@ -668,22 +670,48 @@ mod tests {
         turn.place.asked.set(turn.wanted);
     }
 
-    fn history(seed: u64) {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut world = World::new(&mut rng);
-        let ids = rng.u32(1..12);
-        for _ in 0..rng.usize(1..120) {
-            match rng.u8(..10) {
-                0..5 => world.push(rng.u32(..ids), rng.bool()),
-                5..8 => drop(world.turn()),
-                _ => drop(world.finish(&mut rng)),
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push { id: u32, at_once: bool },
+        Turn,
+        Finish { which: usize },
+    }
+
+    #[derive(Debug, Clone)]
+    struct History {
+        max_turn: usize,
+        cap: Option<usize>,
+        steps: Vec<Step>,
+        /// Comes to its end by way of the recall.
+        recalls: bool,
+    }
+
+    fn histories() -> impl Strategy<Value = History> {
+        let step = |ids: u32| {
+            prop_oneof![
+                5 => (0..ids, any::<bool>()).prop_map(|(id, at_once)| Step::Push { id, at_once }),
+                3 => Just(Step::Turn),
+                2 => (0..12usize).prop_map(|which| Step::Finish { which }),
+            ]
+        };
+        let steps = (1..12u32).prop_flat_map(move |ids| vec(step(ids), 1..120));
+        (1..5usize, of(1..6usize), steps, any::<bool>())
+            .prop_map(|(max_turn, cap, steps, recalls)| History { max_turn, cap, steps, recalls })
+    }
+
+    fn live(history: History) {
+        let mut world = World::new(history.max_turn, history.cap);
+        for step in history.steps {
+            match step {
+                Step::Push { id, at_once } => world.push(id, at_once),
+                Step::Turn => drop(world.turn()),
+                Step::Finish { which } => drop(world.finish(which)),
             }
         }
-        // To the end, by way of the recall half of the time.
-        if rng.bool() {
+        if history.recalls {
             world.schedule.recall_all();
         }
-        while world.turn() || world.finish(&mut rng) {}
+        while world.turn() || world.finish(0) {}
         for (id, aggregate) in &world.model {
             assert!(aggregate.backlog.is_empty() && !aggregate.out, "{id} has something left");
         }
@@ -695,11 +723,21 @@ mod tests {
         }
     }
 
+    /// `PROPTEST_CASES` says how many, if not 1,000.
     #[test]
-    fn random_histories_agree_with_a_naive_model() {
-        for seed in 0..10_000 {
-            let done = std::panic::catch_unwind(|| history(seed));
-            assert!(done.is_ok(), "seed {seed}");
-        }
+    fn histories_agree_with_a_naive_model() {
+        let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+        let config = Config {
+            cases: cases.unwrap_or(1_000),
+            // Shrunk anew each time: a file would have to be kept beside the sources.
+            failure_persistence: None,
+            ..Config::default()
+        };
+        TestRunner::new(config)
+            .run(&histories(), |history| {
+                live(history);
+                Ok(())
+            })
+            .unwrap_or_else(|failed| panic!("{failed}"));
     }
 }
