@@ -161,3 +161,53 @@ where
     }
     tasks
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::cell::Cell;
+    use crate::command::Command;
+    use crate::types::TypesOf;
+    use front::Entry;
+
+    struct Touch;
+
+    impl Command for Touch {
+        type AggregateId = ();
+
+        fn aggregate_id(&self) -> &() {
+            &()
+        }
+    }
+
+    /// A shard with room for one command. Its dispatcher goes between a submitter's two steps.
+    fn shard() -> Shard<TypesOf<Touch, (), ()>> {
+        Shard::new(Arc::new(Front::new(1, 1)))
+    }
+
+    fn go(shard: &Shard<TypesOf<Touch, (), ()>>) {
+        shard.front.die();
+        shard.clear();
+    }
+
+    #[test]
+    fn g05_what_was_accepted_and_is_pushed_after_the_dispatcher_has_gone_ends() {
+        let shard = shard();
+        assert_eq!(shard.front.try_enter(), Entry::Accepted);
+        go(&shard);
+        let (cell, envelope) = Cell::accepted(Touch, None, &shard.front);
+        shard.push_accepted(0, envelope);
+        assert!(cell.is_done());
+    }
+
+    #[test]
+    fn g05_who_goes_to_the_lobby_after_the_dispatcher_has_gone_is_refused() {
+        let shard = shard();
+        assert_eq!(shard.front.try_enter(), Entry::Accepted);
+        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
+        go(&shard);
+        let (cell, envelope) = Cell::waiting(Touch, None, &shard.front);
+        shard.push_waiting(0, envelope);
+        assert!(cell.is_done());
+    }
+}
