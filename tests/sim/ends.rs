@@ -54,6 +54,24 @@ fn sim_g15_a_drain_finishes_what_was_accepted_and_lets_nothing_slip_in() {
 }
 
 #[test]
+fn sim_g15_a_drain_finishes_what_is_queued_behind_many_withdrawn_commands() {
+    explore(100, |sim| async move {
+        let settings = Settings { shards: 1, depth: 1000, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, settings);
+        let pool = load.pool();
+        // More than the dispatcher takes in one poll: none of them gives it a lane to wait for.
+        for number in 0..300 {
+            let ticket = pool.try_submit(load.world.command(0, (0, number), Act::Commit)).unwrap();
+            assert!(ticket.withdraw());
+        }
+        let last = pool.try_submit(load.world.command(0, (0, 300), Act::Commit)).unwrap();
+        let drain = pool.drain();
+        assert!(last.await.is_ok());
+        assert_eq!(drain.await.unwrap().committed, 1);
+    });
+}
+
+#[test]
 fn sim_g16_an_abort_resolves_what_has_not_started() {
     explore(2_000, |sim| async move {
         let load = Load::new(&sim, Settings::random(&sim));
