@@ -595,3 +595,31 @@ fn full_order_for_loom() {
         fence(Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::Arc;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn g15_who_gives_up_waiting_wakes_a_dispatcher_that_waits_for_the_end() {
+        let front = Front::new(1, 1);
+        assert_eq!((front.try_enter(), front.enter_or_wait()), (Entry::Accepted, Entry::Full));
+        front.close();
+        let woken = Arc::new(Woken::default());
+        // It has found the cell abandoned, and the submission still counted.
+        front.prepare(&Waker::from(Arc::clone(&woken)), 1);
+        front.stop_waiting();
+        assert!(woken.0.load(Ordering::Relaxed));
+    }
+}
