@@ -1,14 +1,17 @@
 //! What a test and a monitor can see (G21).
 
 use crate::harness::{Bed, Door, suite, until};
+use crate::tools::poll_once;
 use shardpool::{Command, CommandError, CommandHandler, Context, Failure, ShardPool};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 
 suite!(
     g21_the_hook_sees_each_command_that_a_dispatcher_takes,
     g21_the_counters_tell_where_every_command_is,
     g21_each_outcome_has_its_total,
+    g21_who_is_woken_by_an_outcome_finds_it_counted,
 );
 
 enum Act {
@@ -174,4 +177,29 @@ async fn g21_each_outcome_has_its_total(bed: Bed) {
         (3, 3, 4, 5)
     );
     assert_eq!((counted.cancelled, counted.expired, counted.aborted), (6, 7, 0));
+}
+
+/// Looks at the counters when it is woken.
+struct Looking(ShardPool<Ask, (), &'static str>, AtomicU64);
+
+impl Wake for Looking {
+    fn wake(self: Arc<Self>) {
+        self.1.store(self.0.stats()[0].outcomes.total(), Ordering::SeqCst);
+    }
+}
+
+async fn g21_who_is_woken_by_an_outcome_finds_it_counted(bed: Bed) {
+    for act in [Act::Commit, Act::Reject, Act::Fail, Act::Panic] {
+        let door = Door::closed();
+        let pool =
+            ShardPool::builder(Acting(door.clone())).shards(1).start(bed.executor()).unwrap();
+        bed.watch(pool.clone());
+        let _first = pool.submit(Ask(1, Act::Wait)).await.unwrap();
+        let mut second = pool.submit(Ask(1, act)).await.unwrap();
+        let looking = Arc::new(Looking(pool, AtomicU64::new(0)));
+        assert!(poll_once(&mut second, &Waker::from(Arc::clone(&looking))).is_pending());
+        door.open();
+        until(|| looking.1.load(Ordering::SeqCst) != 0).await;
+        assert_eq!(looking.1.load(Ordering::SeqCst), 2, "the outcome is told before it is counted");
+    }
 }
