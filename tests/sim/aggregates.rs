@@ -127,6 +127,27 @@ fn sim_g04_a_hot_aggregate_lets_others_in() {
 }
 
 #[test]
+fn sim_g02_more_aggregates_than_are_handed_out_at_once_all_have_their_turn() {
+    // Few seeds: each is many commands.
+    Explorer::new(20).run(|sim| async move {
+        let settings = Settings { shards: 1, workers: 1, depth: 1_000, ..Settings::plain(&sim) };
+        let load = Load::new(&sim, Settings { loads: false, resident: None, ..settings });
+        let pool = load.pool();
+        let mut first = load.world.command(0, (0, 0), Act::Commit);
+        first.pause = Pause::Sleeps(Duration::from_secs(1));
+        let mut tickets = vec![pool.try_submit(first).unwrap()];
+        for id in 1..=400 {
+            tickets.push(pool.try_submit(load.world.command(id, (0, id), Act::Commit)).unwrap());
+        }
+        // Nobody looks at the pool again: the worker alone can tell the dispatcher to go on.
+        sim.settle().await;
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn sim_g04_turns_go_round_with_more_aggregates_than_are_handed_out_at_once() {
     // Few seeds: each is a thousand commands.
     Explorer::new(10).run(|sim| async move {

@@ -2,6 +2,7 @@
 
 use crate::harness::{Bed, Door, Shared, suite, until, yield_now};
 use crate::script::{Actor, Do, Log, Pool, Tick, only};
+use crate::tools::{Job, Live};
 use futures::future::join_all;
 use shardpool::executors::{Clock, Executor, SpawnError, Task};
 use shardpool::{ShardPool, TrySubmitError};
@@ -24,6 +25,7 @@ suite!(
     g13_a_submission_does_not_overtake_those_who_wait,
     g13_dropping_a_waiting_submission_is_not_accepting_it,
     g13_waiters_that_went_away_hold_up_no_one,
+    g13_waiters_that_went_away_do_not_pile_up,
     g13_waiting_is_cancel_safe_under_load,
     g13_a_granted_waiter_that_nobody_polls_holds_up_no_one,
     g13_a_granted_waiter_that_is_dropped_leaves_no_hole,
@@ -434,6 +436,29 @@ async fn g13_waiters_that_went_away_hold_up_no_one(bed: Bed) {
         }
         let stayed: Vec<u64> = (0..waiters).filter(|tag| tag % 3 == 2).collect();
         assert_eq!(log.tags_of(1), stayed);
+    }
+}
+
+async fn g13_waiters_that_went_away_do_not_pile_up(bed: Bed) {
+    let pool = crate::tools::pool(bed.executor(), 1, 1, 1);
+    bed.watch(pool.clone());
+    let door = Door::closed();
+    let mut tickets = vec![pool.try_submit(Job::at(1, &door)).unwrap()];
+    until(|| door.arrived() == 1).await;
+    tickets.push(pool.try_submit(Job::plain(2)).unwrap());
+    // In front of the others: none of them is looked at before it has its turn.
+    let mut stays = Box::pin(pool.submit(Job::plain(3)));
+    assert!(futures::poll!(&mut stays).is_pending());
+    let live = Live::default();
+    for _ in 0..1_000 {
+        let mut goes = Box::pin(pool.submit(Job::plain(4).counted(&live)));
+        assert!(futures::poll!(&mut goes).is_pending());
+    }
+    until(|| live.count() < 500).await;
+    door.open();
+    tickets.push(stays.await.unwrap());
+    for ticket in tickets {
+        ticket.await.unwrap();
     }
 }
 

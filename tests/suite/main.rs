@@ -9,6 +9,7 @@ mod tools;
 
 mod abort;
 mod backpressure;
+mod budget;
 mod cancel;
 mod deadline;
 mod drain;
