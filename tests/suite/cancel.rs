@@ -2,7 +2,8 @@
 
 use crate::harness::{Bed, Door, suite, until, yield_at_random};
 use crate::tools::{
-    Flag, Job, Live, Peek, Puppets, assert_quiet, poll_once, pool, pool_that_counts_loads,
+    Flag, Job, Live, Peek, Pool, Puppets, Ticket, assert_quiet, poll_once, pool,
+    pool_that_counts_loads,
 };
 use shardpool::CommandError;
 use std::collections::HashMap;
@@ -17,6 +18,9 @@ suite!(
     g08_a_withdrawn_command_consumes_no_version,
     g08_a_withdrawn_command_wakes_whoever_awaits_its_ticket,
     g08_trap06_trap07_room_is_back_at_once_and_withdrawn_commands_stay_bounded,
+    g08_trap07_withdrawn_commands_are_swept_out_of_a_backlog,
+    g08_trap07_withdrawn_commands_are_swept_out_of_a_turn,
+    g08_trap07_withdrawn_commands_are_swept_out_of_the_ring,
     g08_room_of_a_withdrawn_command_goes_to_who_waits_first,
     g08_a_withdrawn_command_is_not_loaded_for,
     g08_a_started_command_runs_to_its_end_and_sees_the_flag,
@@ -212,6 +216,64 @@ async fn g08_trap06_trap07_room_is_back_at_once_and_withdrawn_commands_stay_boun
     until(|| live.count() == 0).await;
     assert_eq!(pool.drain().await.unwrap().cancelled, 50 * DEPTH as u64);
     assert_quiet(&pool);
+}
+
+const SWEPT: usize = 32;
+
+/// A shard of one worker, which is held at a door by aggregate 0.
+async fn one_held(bed: &Bed) -> (Pool, Door, Ticket) {
+    let pool = pool(bed.executor(), 1, 1, SWEPT);
+    bed.watch(pool.clone());
+    let door = Door::closed();
+    let held = pool.try_submit(Job::at(0, &door)).unwrap();
+    until(|| door.arrived() == 1).await;
+    (pool, door, held)
+}
+
+/// Withdraws all, and waits until fewer are left than there is a sweep for.
+async fn assert_swept(tickets: Vec<Ticket>, live: &Live) {
+    for ticket in tickets {
+        assert!(ticket.withdraw());
+    }
+    until(|| live.count() < SWEPT / 2).await;
+}
+
+async fn g08_trap07_withdrawn_commands_are_swept_out_of_a_backlog(bed: Bed) {
+    let (pool, door, held) = one_held(&bed).await;
+    let live = Live::default();
+    let job = |_| pool.try_submit(Job::plain(0).counted(&live)).unwrap();
+    assert_swept((0..SWEPT).map(job).collect(), &live).await;
+    door.open();
+    held.await.unwrap();
+}
+
+async fn g08_trap07_withdrawn_commands_are_swept_out_of_a_turn(bed: Bed) {
+    let (pool, door, held) = one_held(&bed).await;
+    let (live, inner) = (Live::default(), Door::closed());
+    // In the backlog at first; the next turn begins with one that is held as well.
+    let first = pool.try_submit(Job::at(0, &inner)).unwrap();
+    let job = |_| pool.try_submit(Job::plain(0).counted(&live)).unwrap();
+    let tickets = (2..SWEPT).map(job).collect();
+    // The dispatcher has taken those before, when it makes a lane for this one.
+    let last = pool.try_submit(Job::plain(1)).unwrap();
+    until(|| pool.stats()[0].resident == 2).await;
+    door.open();
+    until(|| inner.arrived() == 1).await;
+    assert_swept(tickets, &live).await;
+    inner.open();
+    for ticket in [held, first, last] {
+        ticket.await.unwrap();
+    }
+}
+
+async fn g08_trap07_withdrawn_commands_are_swept_out_of_the_ring(bed: Bed) {
+    let (pool, door, held) = one_held(&bed).await;
+    let live = Live::default();
+    // Each for an idle aggregate.
+    let job = |id| pool.try_submit(Job::plain(id).counted(&live)).unwrap();
+    assert_swept((1..=SWEPT as u64).map(job).collect(), &live).await;
+    door.open();
+    held.await.unwrap();
 }
 
 async fn g08_room_of_a_withdrawn_command_goes_to_who_waits_first(bed: Bed) {

@@ -4,13 +4,14 @@ use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
 };
+use futures::channel::oneshot;
 use shardpool::executors::Executor;
-use shardpool::{CommandError, DrainError, Failure, SendError, ShardPool, SubmitError};
+use shardpool::{CommandError, DrainError, Failure, SendError, Sending, ShardPool, SubmitError};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 suite!(
     g09_a_send_to_the_own_aggregate_is_refused_and_gives_the_command_back,
@@ -34,6 +35,8 @@ suite!(
     g09_a_ticket_made_outside_is_not_refused_when_it_can_end,
     g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew,
     g09_waits_that_a_handler_gave_up_do_not_count,
+    g09_a_wait_that_was_given_up_while_its_command_runs_does_not_count,
+    g09_a_wait_that_was_leaked_does_not_outlive_its_handler,
     g09_several_waits_of_one_handler_at_once_are_seen,
     g09_no_false_refusal_of_a_chain_with_enough_workers,
     g09_no_false_refusal_of_the_last_free_worker,
@@ -502,6 +505,48 @@ async fn g09_waits_that_a_handler_gave_up_do_not_count(bed: Bed) {
         a.await.unwrap();
         assert_eq!(b.await.unwrap().output, 0, "refused for a wait that was given up");
     }
+}
+
+/// A sends a command to B and lets go of the wait; the command, which still runs, then sends to A. True
+/// if that was refused. A either ends with that, or first waits until it was judged.
+async fn sent_back(bed: &Bed, let_go: fn(Sending<'_, Job, u64, Error>), a_stays: bool) -> bool {
+    let pool = pool(bed.executor(), 1, 2, 64);
+    bed.watch(Peek(pool.downgrade()));
+    let (of_a, of_b, is_gone) = (Door::closed(), Door::closed(), Flag::default());
+    let (tell, told) = oneshot::channel();
+    let (back, judged, begin) = (pool.clone(), of_a.clone(), of_b.clone());
+    let job_b = Job::new(2, move |_| async move {
+        begin.pass().await;
+        let mut sending = back.send(Job::plain(1));
+        let first = poll_once(&mut sending, Waker::noop());
+        judged.open();
+        let result = if let Poll::Ready(result) = first { result } else { sending.await };
+        tell.send(was_refused(result)).unwrap();
+        Ok(0)
+    });
+    let (inner, mark) = (pool.clone(), is_gone.clone());
+    let job_a = Job::new(1, move |_| async move {
+        let mut sending = inner.send(job_b);
+        assert!(poll_once(&mut sending, Waker::noop()).is_pending());
+        let_go(sending);
+        mark.set();
+        if a_stays {
+            of_a.pass().await;
+        }
+        Ok(0)
+    });
+    let a = pool.try_submit(job_a).unwrap();
+    until(|| is_gone.is_set() && (a_stays || a.is_done())).await;
+    of_b.open();
+    told.await.unwrap()
+}
+
+async fn g09_a_wait_that_was_given_up_while_its_command_runs_does_not_count(bed: Bed) {
+    assert!(!sent_back(&bed, |sending| drop(sending), true).await);
+}
+
+async fn g09_a_wait_that_was_leaked_does_not_outlive_its_handler(bed: Bed) {
+    assert!(!sent_back(&bed, |sending| std::mem::forget(sending), false).await);
 }
 
 async fn g09_several_waits_of_one_handler_at_once_are_seen(bed: Bed) {

@@ -4,7 +4,9 @@ use crate::harness::{Bed, Door, Shared, suite, until, yield_at_random};
 use crate::script::{Act, Actor, Do, Pool, Store, Why};
 use futures::future::join_all;
 use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
-use shardpool::{Command, CommandError, Context, Failure, ShardPool, handler_fn};
+use shardpool::{
+    Command, CommandError, Context, Failure, Loaded, ShardPool, handler_fn, loader_fn,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ suite!(
     g10_trap03_a_second_run_goes_on_where_the_store_is,
     g10_trap03_the_version_is_the_loaded_one_and_one,
     g10_g11_versions_go_on_from_what_each_load_says,
+    g10_nothing_comes_after_the_last_version,
     g10_trap09_any_error_of_the_domain_is_a_rejection,
     g10_trap09_an_error_by_question_mark_is_a_failure,
 );
@@ -369,4 +372,21 @@ async fn g10_trap09_an_error_by_question_mark_is_a_failure(bed: Bed) {
         let error = pool.submit(Ask(refusal.clone())).await.unwrap().await.unwrap_err();
         assert_eq!(error, CommandError::Failed { error: refusal, started: true });
     }
+}
+
+async fn g10_nothing_comes_after_the_last_version(bed: Bed) {
+    struct Touch;
+    impl Command for Touch {
+        type AggregateId = ();
+        fn aggregate_id(&self) -> &() {
+            &()
+        }
+    }
+    let handler = handler_fn(|_: &mut (), _: Touch, _: &Context| Ok::<_, Failure<()>>(()));
+    let loader = loader_fn(|()| async { Ok(Loaded::new((), u64::MAX - 1)) });
+    let pool = ShardPool::builder(handler).loader(loader).start(bed.executor()).unwrap();
+    bed.watch(pool.clone());
+    assert_eq!(pool.send(Touch).await.unwrap().version, u64::MAX);
+    let after = pool.submit(Touch).await.unwrap().await;
+    assert!(matches!(after, Err(CommandError::Panicked { started: false, .. })), "{after:?}");
 }
