@@ -230,6 +230,12 @@ async fn one_held(bed: &Bed) -> (Pool, Door, Ticket) {
     (pool, door, held)
 }
 
+/// A dispatcher that has made a lane for the last of so many aggregates has taken what came before: it
+/// is in its lane, and no longer in the channel.
+async fn until_taken(pool: &Pool, aggregates: u64) {
+    until(|| pool.stats()[0].resident == aggregates).await;
+}
+
 /// Withdraws all, and waits until fewer are left than there is a sweep for.
 async fn assert_swept(tickets: Vec<Ticket>, live: &Live) {
     for ticket in tickets {
@@ -242,9 +248,13 @@ async fn g08_trap07_withdrawn_commands_are_swept_out_of_a_backlog(bed: Bed) {
     let (pool, door, held) = one_held(&bed).await;
     let live = Live::default();
     let job = |_| pool.try_submit(Job::plain(0).counted(&live)).unwrap();
-    assert_swept((0..SWEPT).map(job).collect(), &live).await;
+    let tickets = (1..SWEPT).map(job).collect();
+    let last = pool.try_submit(Job::plain(1)).unwrap();
+    until_taken(&pool, 2).await;
+    assert_swept(tickets, &live).await;
     door.open();
     held.await.unwrap();
+    last.await.unwrap();
 }
 
 async fn g08_trap07_withdrawn_commands_are_swept_out_of_a_turn(bed: Bed) {
@@ -254,9 +264,8 @@ async fn g08_trap07_withdrawn_commands_are_swept_out_of_a_turn(bed: Bed) {
     let first = pool.try_submit(Job::at(0, &inner)).unwrap();
     let job = |_| pool.try_submit(Job::plain(0).counted(&live)).unwrap();
     let tickets = (2..SWEPT).map(job).collect();
-    // The dispatcher has taken those before, when it makes a lane for this one.
     let last = pool.try_submit(Job::plain(1)).unwrap();
-    until(|| pool.stats()[0].resident == 2).await;
+    until_taken(&pool, 2).await;
     door.open();
     until(|| inner.arrived() == 1).await;
     assert_swept(tickets, &live).await;
@@ -271,7 +280,9 @@ async fn g08_trap07_withdrawn_commands_are_swept_out_of_the_ring(bed: Bed) {
     let live = Live::default();
     // Each for an idle aggregate.
     let job = |id| pool.try_submit(Job::plain(id).counted(&live)).unwrap();
-    assert_swept((1..=SWEPT as u64).map(job).collect(), &live).await;
+    let tickets = (1..=SWEPT as u64).map(job).collect();
+    until_taken(&pool, SWEPT as u64 + 1).await;
+    assert_swept(tickets, &live).await;
     door.open();
     held.await.unwrap();
 }

@@ -6,7 +6,9 @@ use crate::tools::{
 };
 use futures::channel::oneshot;
 use shardpool::executors::Executor;
-use shardpool::{CommandError, DrainError, Failure, SendError, Sending, ShardPool, SubmitError};
+use shardpool::{
+    CommandError, DrainError, Failure, SendError, Sending, ShardPool, Submission, SubmitError,
+};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -33,6 +35,7 @@ suite!(
     g09_a_wait_for_room_that_can_end_is_not_refused,
     g09_a_ticket_made_outside_is_refused_when_it_can_not_end,
     g09_a_ticket_made_outside_is_not_refused_when_it_can_end,
+    g09_a_submission_made_outside_is_refused_when_it_can_not_end,
     g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew,
     g09_waits_that_a_handler_gave_up_do_not_count,
     g09_a_wait_that_was_given_up_while_its_command_runs_does_not_count,
@@ -459,6 +462,29 @@ async fn g09_a_ticket_made_outside_is_not_refused_when_it_can_end(bed: Bed) {
         assert!(sender.send(other).is_ok());
         assert_eq!(first.await.unwrap().output, 0);
     }
+}
+
+async fn g09_a_submission_made_outside_is_refused_when_it_can_not_end(bed: Bed) {
+    // A handler that waits for a submission of somebody else's needs a pool that outlives it.
+    let pool: &'static Pool = Box::leak(Box::new(pool(bed.executor(), 1, 1, 1)));
+    bed.watch(pool.clone());
+    let (hand_in, handed_in) = oneshot::channel::<Submission<'static, Job, u64, Error>>();
+    let job = Job::new(1, move |_| async move {
+        match handed_in.await.unwrap().await {
+            Err(SubmitError::Deadlock(job)) => Ok(job.number),
+            other => panic!("{other:?}"),
+        }
+    });
+    let waits = pool.try_submit(job).unwrap();
+    until(|| pool.stats()[0].running == 1).await;
+    // Not behind the handler that waits: only the worker is missing.
+    let queued = pool.try_submit(Job::plain(2)).unwrap();
+    let mut submission = pool.submit(Job::plain(3).number(77));
+    assert!(poll_once(&mut submission, Waker::noop()).is_pending());
+    assert!(hand_in.send(submission).is_ok());
+    assert_eq!(waits.await.unwrap().output, 77);
+    queued.await.unwrap();
+    pool.drain().await.unwrap();
 }
 
 async fn g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew(bed: Bed) {
