@@ -231,8 +231,10 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn g18_the_core_and_the_adapters_have_no_lock() {
+    // Not what is there for tests alone: the simulation, and the models for loom.
+    let is_shipped = |path: &str| !["/sim/", "/loom/", "/models/"].iter().any(|p| path.contains(p));
     for (path, text) in sources("src").into_iter().chain(sources("executors")) {
-        for line in code(&text) {
+        for line in code(&text).filter(|_| is_shipped(&path)) {
             for word in ["Mutex", "RwLock", "Condvar", "spin_loop"] {
                 assert!(!line.contains(word), "{path}: {line}");
             }
