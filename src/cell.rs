@@ -410,6 +410,8 @@ impl<T: Types> Cell<T> {
             (&raw mut (*this).has_extra).write(has_extra);
             (&raw mut (*this).lane).write(AtomicU64::new(0));
             (&raw mut (*this).next).write(UnsafeCell::new(None));
+            #[cfg(shardpool_loom)]
+            (&raw mut (*this).waker).write(UnsafeCell::new(MaybeUninit::uninit()));
             (&raw mut (*this).slot).write(UnsafeCell::new(Slot::Command(command)));
             (&raw mut (*this).front).write(Arc::as_ptr(front));
             if has_extra {

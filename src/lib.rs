@@ -117,6 +117,8 @@ mod error;
 pub mod executors;
 mod handler_fn;
 mod lifecycle;
+#[cfg(shardpool_loom)]
+mod loom;
 mod park;
 mod pool;
 mod prefetch;

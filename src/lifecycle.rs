@@ -8,17 +8,17 @@
 //! first, the drain's later look sees zero; otherwise the emptying finds the cell.
 
 use crate::contain::contain;
-use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering};
+use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering, Receiver, Sender, unbounded};
 use std::task::Waker;
 
 pub(crate) struct Lifecycle {
     alive: AtomicUsize,
-    waiters: (flume::Sender<Arc<AtomicWaker>>, flume::Receiver<Arc<AtomicWaker>>),
+    waiters: (Sender<Arc<AtomicWaker>>, Receiver<Arc<AtomicWaker>>),
 }
 
 impl Lifecycle {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { alive: AtomicUsize::new(0), waiters: flume::unbounded() })
+        Arc::new(Self { alive: AtomicUsize::new(0), waiters: unbounded() })
     }
 
     /// For one more future.

@@ -32,7 +32,7 @@ use crate::cell::{Probed, Stage};
 use crate::command::Command;
 use crate::contain::{Panic, contain};
 use crate::shard::front::Front;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, AtomicUsize, Ordering, fence};
 use arc_swap::ArcSwapOption;
 use std::any::Any;
 use std::cell::Cell;
@@ -376,7 +376,8 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
 }
 
 fn publish(frame: &Frame<'_>, target: Target) -> Guard {
-    static TOKENS: AtomicU64 = AtomicU64::new(0);
+    // Of the standard library always: it only tells one wait from another, and loom's can't be static.
+    static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
     let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
     frame.published.set(true);

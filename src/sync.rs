@@ -1,11 +1,13 @@
 //! The one door to atomics: those of the standard library, or loom's under `--cfg shardpool_loom`.
 //!
 //! Every file with a protocol on atomics takes its types from here, so that the very code that
-//! ships is what the model checker runs.
+//! ships is what the model checker runs. The channel is flume's, or a queue behind a lock that loom
+//! can look into.
 
 #[cfg(not(shardpool_loom))]
 mod imp {
     pub(crate) use atomic_waker::AtomicWaker;
+    pub(crate) use flume::{Receiver, Sender, unbounded};
     pub(crate) use std::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
     };
@@ -37,7 +39,8 @@ mod imp {
 
 #[cfg(shardpool_loom)]
 mod imp {
-    pub(crate) use loom::future::AtomicWaker;
+    pub(crate) use crate::loom::channel::{Receiver, Sender, unbounded};
+    pub(crate) use crate::loom::waker::AtomicWaker;
     pub(crate) use loom::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,
     };
@@ -69,6 +72,15 @@ mod imp {
 
 pub(crate) use imp::*;
 pub(crate) use std::sync::{Arc, Weak, atomic::Ordering};
+
+/// Between two accesses that are SeqCst: loom gives these no more than acquire and release, and knows
+/// the one order of all for fences alone.
+#[inline(always)]
+pub(crate) fn full_order_for_loom() {
+    if cfg!(shardpool_loom) {
+        fence(Ordering::SeqCst);
+    }
+}
 
 /// Keeps a value on cache lines of its own: 128 bytes, since x86 fetches lines in pairs.
 #[derive(Debug, Default)]

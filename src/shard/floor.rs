@@ -41,12 +41,12 @@ use crate::shard::front::Front;
 use crate::shard::idle::IdleSet;
 use crate::shard::lane::{Hold, Lane, Returned, Seat};
 use crate::shard::ring::Ring;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence, full_order_for_loom};
 use crate::types::Types;
 use std::task::{Context, Poll, Waker};
 
 /// At most this many ready lanes are in the ring; the rest waits in the schedule.
-const RING: usize = 256;
+const RING: usize = if cfg!(shardpool_loom) { 2 } else { 256 };
 
 const ABORT: u64 = 1;
 const SWEEP: u64 = 2;
@@ -116,6 +116,7 @@ impl<T: Types, S> Floor<T, S> {
 
     fn take(&self) -> Option<Hold<T, S>> {
         let lane = self.ring.pop()?;
+        full_order_for_loom();
         if self.more.load(Ordering::SeqCst) && self.is_half_empty() {
             self.front.wake();
         }

@@ -71,7 +71,7 @@ use crate::reentry::Board;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
 use crate::sync::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, CachePadded, Ordering,
-    fence,
+    fence, full_order_for_loom,
 };
 use std::task::Waker;
 
@@ -584,15 +584,6 @@ impl Front {
             resident: self.dispatcher.resident.load(Ordering::Relaxed),
             outcomes: self.outcomes(),
         }
-    }
-}
-
-/// Between two accesses that are SeqCst: loom gives these no more than acquire and release, and knows
-/// the one order of all for fences alone.
-#[inline(always)]
-fn full_order_for_loom() {
-    if cfg!(shardpool_loom) {
-        fence(Ordering::SeqCst);
     }
 }
 

@@ -24,7 +24,7 @@ use crate::command::{CommandHandler, Source};
 use crate::executors::{Clock, Task};
 use crate::lifecycle::Lifecycle;
 use crate::reentry::Peers;
-use crate::sync::Arc;
+use crate::sync::{Arc, Receiver, Sender, unbounded};
 use crate::types::{HandlerTypes, IdOf, Types};
 use front::Front;
 
@@ -48,13 +48,13 @@ struct Sent<T: Types> {
 /// A flume channel whose both ends live as long as the shard: it never disconnects, and whoever
 /// finds the dispatcher gone can empty it. Only non-blocking calls are made.
 struct Channel<T: Types> {
-    sender: flume::Sender<Sent<T>>,
-    receiver: flume::Receiver<Sent<T>>,
+    sender: Sender<Sent<T>>,
+    receiver: Receiver<Sent<T>>,
 }
 
 impl<T: Types> Channel<T> {
     fn new() -> Self {
-        let (sender, receiver) = flume::unbounded();
+        let (sender, receiver) = unbounded();
         Self { sender, receiver }
     }
 
