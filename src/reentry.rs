@@ -84,8 +84,15 @@ pub(crate) struct Frame<'a> {
     pub(crate) published: &'a Cell<bool>,
 }
 
+#[cfg(not(shardpool_loom))]
 thread_local! {
     static CURRENT: Cell<Option<NonNull<()>>> = const { Cell::new(None) };
+}
+
+// loom runs all of a model's threads on one of the system's.
+#[cfg(shardpool_loom)]
+loom::thread_local! {
+    static CURRENT: Cell<Option<NonNull<()>>> = Cell::new(None);
 }
 
 impl Frame<'_> {
@@ -95,11 +102,11 @@ impl Frame<'_> {
 
         impl Drop for Restore {
             fn drop(&mut self) {
-                CURRENT.set(self.0);
+                CURRENT.with(|current| current.set(self.0));
             }
         }
 
-        let _restore = Restore(CURRENT.replace(Some(NonNull::from(self).cast())));
+        let _restore = Restore(CURRENT.with(|current| current.replace(Some(NonNull::from(self).cast()))));
         f()
     }
 

@@ -10,3 +10,8 @@
 
 pub(crate) mod channel;
 pub(crate) mod waker;
+
+#[cfg(test)]
+pub(crate) mod check;
+#[cfg(test)]
+mod pool;
