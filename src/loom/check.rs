@@ -1,5 +1,6 @@
 //! Runs a model, and says how many interleavings it has.
 
+use crate::command::Command;
 use crate::sync::Arc;
 use loom::sync::{Condvar, Mutex};
 use std::future::Future;
@@ -64,5 +65,34 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
             return output;
         }
         parker.park();
+    }
+}
+
+/// A command, which is nothing but its aggregate's id.
+#[derive(Debug)]
+pub(crate) struct To(pub(crate) u8);
+
+impl Command for To {
+    type AggregateId = u8;
+
+    fn aggregate_id(&self) -> &u8 {
+        &self.0
+    }
+}
+
+/// Something that must be dropped once: counts those that live.
+pub(crate) struct Counted(Arc<()>);
+
+impl Counted {
+    /// One of them, and the way to tell how many live.
+    pub(crate) fn new() -> (Self, impl Fn() -> usize + Send) {
+        let count = Arc::new(());
+        (Self(Arc::clone(&count)), move || Arc::strong_count(&count) - 1)
+    }
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }

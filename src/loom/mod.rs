@@ -12,6 +12,8 @@ pub(crate) mod channel;
 pub(crate) mod waker;
 
 #[cfg(test)]
+mod cell;
+#[cfg(test)]
 pub(crate) mod check;
 #[cfg(test)]
 mod pool;

@@ -1,23 +1,12 @@
 //! The whole pool: each of its futures on a thread of the model.
 
 use crate::executors::{Executor, SpawnError, Task};
-use crate::loom::check::{block_on, check};
-use crate::{Command, Context, Failure, ShardPool, Ticket, handler_fn};
+use crate::loom::check::{To, block_on, check};
+use crate::{Context, Failure, ShardPool, Ticket, handler_fn};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::BuildHasherDefault;
-
-/// A command, which is nothing but its aggregate's id.
-struct To(u8);
-
-impl Command for To {
-    type AggregateId = u8;
-
-    fn aggregate_id(&self) -> &u8 {
-        &self.0
-    }
-}
 
 /// A state on which loom sees two handlers at once.
 struct Lone(UnsafeCell<u64>);

@@ -221,6 +221,7 @@ impl Front {
             ) {
                 Ok(_) if room => return Entry::Accepted,
                 Ok(_) => {
+                    full_order_for_loom();
                     self.attention.store(true, Ordering::SeqCst);
                     return Entry::Full;
                 }
@@ -370,6 +371,7 @@ impl Front {
     fn shut(&self, flags: u64) {
         // SeqCst: before `attention`, as for a submission that waits.
         self.hot.word.fetch_or(flags, Ordering::SeqCst);
+        full_order_for_loom();
         self.attention.store(true, Ordering::SeqCst);
     }
 

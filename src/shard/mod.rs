@@ -15,6 +15,8 @@ mod floor;
 pub(crate) mod front;
 mod idle;
 mod lane;
+#[cfg(all(test, shardpool_loom))]
+mod models;
 mod ring;
 mod schedule;
 mod worker;

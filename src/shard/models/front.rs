@@ -1,0 +1,295 @@
+//! The front: the dispatcher's sleep, room and who waits for it, and the gate.
+//!
+//! The dispatcher here is what `dispatcher.rs` does with the front, and no more; the pool's own is in
+//! the models of the whole pool.
+
+use crate::cell::{Cell, Envelope, Refusal, Refused};
+use crate::loom::check::{To, block_on, check};
+use crate::shard::front::{Entry, Front};
+use crate::shard::{Sent, Shard};
+use crate::sync::Arc;
+use crate::types::TypesOf;
+use loom::thread;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
+
+type Model = TypesOf<To, (), ()>;
+
+fn shard(depth: usize) -> Arc<Shard<Model>> {
+    Arc::new(Shard::new(Arc::new(Front::new(depth, 1))))
+}
+
+/// A submission that does not wait. True if it was accepted.
+fn submit(shard: &Shard<Model>) -> bool {
+    if shard.front.try_enter() != Entry::Accepted {
+        return false;
+    }
+    push(shard);
+    true
+}
+
+fn push(shard: &Shard<Model>) {
+    let (cell, envelope) = Cell::accepted(To(1), None, &shard.front);
+    shard.push_accepted(0, envelope);
+    drop(cell);
+}
+
+/// A submission that waits for room. True if it was accepted in the end.
+fn submit_or_wait(shard: &Shard<Model>) -> bool {
+    match shard.front.enter_or_wait() {
+        Entry::Accepted => {
+            push(shard);
+            true
+        }
+        Entry::Closed => false,
+        Entry::Full => {
+            let (cell, envelope) = Cell::waiting(To(1), None, &shard.front);
+            shard.push_waiting(0, envelope);
+            match block_on(poll_fn(|cx| cell.poll_granted(cx))) {
+                Ok(()) => true,
+                Err(Refused::Closed(_)) => false,
+                Err(_) => unreachable!("nobody else refuses"),
+            }
+        }
+    }
+}
+
+/// What a dispatcher does with the front.
+struct Dispatcher {
+    lobby: VecDeque<Sent<Model>>,
+    /// What it has taken, in the order in which it did.
+    taken: Vec<Envelope<Model>>,
+    /// How many of these it has no more.
+    ended: usize,
+    // Last: envelopes need it to their end.
+    shard: Arc<Shard<Model>>,
+}
+
+impl Dispatcher {
+    fn new(shard: &Arc<Shard<Model>>) -> Self {
+        Self { shard: Arc::clone(shard), lobby: VecDeque::new(), taken: Vec::new(), ended: 0 }
+    }
+
+    /// Works until `is_over`, and sleeps while there is nothing to do.
+    fn run(&mut self, mut is_over: impl FnMut(&mut Self) -> bool) {
+        block_on(poll_fn(|cx| {
+            let shard = Arc::clone(&self.shard);
+            let front = &shard.front;
+            front.awake();
+            let calm = self.is_calm();
+            if !calm && front.has_lobby() {
+                self.lobby.extend(std::iter::from_fn(|| shard.lobby.pop()));
+            }
+            while front.accepted_since(self.count()) > 0
+                && let Some(sent) = shard.commands.pop()
+            {
+                self.taken.push(sent.envelope);
+            }
+            if !calm {
+                self.grant();
+            }
+            if is_over(self) {
+                return Poll::Ready(());
+            }
+            if calm {
+                front.relax();
+            }
+            let accepted = front.prepare(cx.waker(), self.count());
+            if (accepted && !shard.commands.is_empty())
+                || (!self.is_calm() && self.has_special_work())
+            {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        }));
+    }
+
+    /// How many it has ever taken.
+    fn count(&self) -> u64 {
+        (self.taken.len() + self.ended) as u64
+    }
+
+    /// Works until nothing can come any more; what it takes ends at once.
+    fn drain(&mut self) {
+        self.run(|this| {
+            this.ended += this.taken.drain(..).count();
+            this.shard.front.is_exhausted()
+        });
+    }
+
+    fn is_calm(&self) -> bool {
+        self.shard.front.is_calm() && self.lobby.is_empty()
+    }
+
+    fn has_special_work(&self) -> bool {
+        let front = &self.shard.front;
+        (front.has_lobby() && !self.shard.lobby.is_empty())
+            || front.has_orders()
+            || (!self.lobby.is_empty() && (front.has_room() || front.is_closed()))
+            || front.is_exhausted()
+    }
+
+    fn grant(&mut self) {
+        let front = Arc::clone(&self.shard.front);
+        while !self.lobby.is_empty() && (front.has_room() || front.is_closed()) {
+            let Some(Sent { envelope, .. }) = self.lobby.pop_front() else { return };
+            if !envelope.begin_grant() {
+                continue;
+            }
+            if front.is_closed() {
+                front.refuse_waiting();
+                envelope.refuse(Refusal::Closed);
+            } else if front.grant() {
+                envelope.grant();
+                self.taken.push(envelope);
+            } else {
+                envelope.refuse(Refusal::Closed);
+            }
+        }
+    }
+
+    /// Ends what was taken. No model looks at that.
+    fn end(self) {
+        loom::stop_exploring();
+        drop(self);
+    }
+}
+
+#[test]
+fn a_push_wakes_a_dispatcher_that_falls_asleep() {
+    check(|| {
+        let shard = shard(2);
+        for _ in 0..2 {
+            let shard = Arc::clone(&shard);
+            thread::spawn(move || assert!(submit(&shard)));
+        }
+        let mut dispatcher = Dispatcher::new(&shard);
+        dispatcher.run(|this| this.taken.len() == 2);
+        dispatcher.end();
+    });
+}
+
+/// A dispatcher that has taken the one command there is room for.
+fn full() -> (Arc<Shard<Model>>, Dispatcher) {
+    let shard = shard(1);
+    assert!(submit(&shard));
+    let mut dispatcher = Dispatcher::new(&shard);
+    dispatcher.run(|this| this.taken.len() == 1);
+    (shard, dispatcher)
+}
+
+/// As a worker: starts what a full dispatcher has taken first.
+fn start_first(dispatcher: &mut Dispatcher) -> impl FnOnce() + Send + 'static {
+    let (shard, envelope) = (Arc::clone(&dispatcher.shard), dispatcher.taken.remove(0));
+    dispatcher.ended += 1;
+    move || drop(envelope.claim(&shard.front, 0))
+}
+
+#[test]
+fn room_given_back_wakes_for_a_submission_that_waits() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        thread::spawn(start_first(&mut dispatcher));
+        thread::spawn(move || assert!(submit_or_wait(&shard)));
+        dispatcher.run(|this| this.taken.len() == 1);
+        dispatcher.end();
+    });
+}
+
+#[test]
+fn a_dispatcher_that_relaxes_misses_nobody_who_begins_to_wait() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        // Somebody waited, and waits no more: there is something to relax.
+        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
+        shard.front.stop_waiting();
+        thread::spawn(start_first(&mut dispatcher));
+        thread::spawn(move || assert!(submit_or_wait(&shard)));
+        dispatcher.run(|this| this.taken.len() == 1);
+        dispatcher.end();
+    });
+}
+
+#[test]
+fn room_is_given_once() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        let start = start_first(&mut dispatcher);
+        let callers = [(); 2].map(|()| {
+            let shard = Arc::clone(&shard);
+            thread::spawn(move || shard.front.try_enter() == Entry::Accepted)
+        });
+        start();
+        let accepted = callers.map(|caller| usize::from(caller.join().unwrap()));
+        assert!(accepted[0] + accepted[1] <= 1);
+    });
+}
+
+#[test]
+fn nothing_is_accepted_after_the_end() {
+    check(|| {
+        let shard = shard(2);
+        let (caller, closer) = (Arc::clone(&shard), Arc::clone(&shard));
+        let caller = thread::spawn(move || submit(&caller));
+        thread::spawn(move || closer.front.close());
+        let mut dispatcher = Dispatcher::new(&shard);
+        dispatcher.drain();
+        assert_eq!(usize::from(caller.join().unwrap()), dispatcher.ended);
+    });
+}
+
+#[test]
+fn a_submission_that_waits_is_refused_by_a_drain() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        let (caller, start) = (Arc::clone(&shard), start_first(&mut dispatcher));
+        let caller = thread::spawn(move || submit_or_wait(&caller));
+        shard.front.close();
+        thread::spawn(start);
+        dispatcher.drain();
+        assert_eq!(usize::from(caller.join().unwrap()) + 1, dispatcher.ended);
+    });
+}
+
+#[test]
+fn a_submission_that_gives_up_holds_up_no_drain() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
+        let (cell, envelope) = Cell::waiting(To(1), None, &shard.front);
+        shard.push_waiting(0, envelope);
+        start_first(&mut dispatcher)();
+        let (caller, closer) = (Arc::clone(&shard), Arc::clone(&shard));
+        thread::spawn(move || {
+            if cell.abandon() {
+                caller.front.stop_waiting();
+            }
+        });
+        thread::spawn(move || closer.front.close());
+        dispatcher.drain();
+    });
+}
+
+#[test]
+fn the_last_room_given_back_wakes_for_the_end() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        // There is something to relax.
+        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
+        shard.front.stop_waiting();
+        thread::spawn(start_first(&mut dispatcher));
+        thread::spawn(move || shard.front.close());
+        dispatcher.drain();
+    });
+}
+
+#[test]
+fn an_order_wakes_a_dispatcher_that_falls_asleep() {
+    check(|| {
+        let shard = shard(1);
+        let orderer = Arc::clone(&shard);
+        thread::spawn(move || orderer.front.ask_for_review());
+        Dispatcher::new(&shard).run(|this| this.shard.front.take_review());
+    });
+}
