@@ -106,7 +106,8 @@ impl Frame<'_> {
             }
         }
 
-        let _restore = Restore(CURRENT.with(|current| current.replace(Some(NonNull::from(self).cast()))));
+        let _restore =
+            Restore(CURRENT.with(|current| current.replace(Some(NonNull::from(self).cast()))));
         f()
     }
 

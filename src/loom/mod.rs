@@ -16,4 +16,6 @@ mod cell;
 #[cfg(test)]
 pub(crate) mod check;
 #[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
 mod pool;

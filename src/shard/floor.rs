@@ -41,7 +41,9 @@ use crate::shard::front::Front;
 use crate::shard::idle::IdleSet;
 use crate::shard::lane::{Hold, Lane, Returned, Seat};
 use crate::shard::ring::Ring;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence, full_order_for_loom};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence, full_order_for_loom,
+};
 use crate::types::Types;
 use std::task::{Context, Poll, Waker};
 

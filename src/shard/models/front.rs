@@ -6,15 +6,13 @@
 use crate::cell::{Cell, Envelope, Refusal, Refused};
 use crate::loom::check::{To, block_on, check};
 use crate::shard::front::{Entry, Front};
+use crate::shard::models::Model;
 use crate::shard::{Sent, Shard};
 use crate::sync::Arc;
-use crate::types::TypesOf;
 use loom::thread;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
-
-type Model = TypesOf<To, (), ()>;
 
 fn shard(depth: usize) -> Arc<Shard<Model>> {
     Arc::new(Shard::new(Arc::new(Front::new(depth, 1))))

@@ -1,0 +1,162 @@
+//! The floor: dispatcher and workers that sleep, and wake each other.
+//!
+//! The dispatcher here hands out and waits as `dispatcher.rs` does; the pool's own is in the models of
+//! the whole pool.
+
+use crate::loom::check::{Counted, block_on, check};
+use crate::shard::floor::Floor;
+use crate::shard::lane::Seat;
+use crate::shard::models::{Lone, Model, front, lane, work};
+use crate::shard::schedule::Place;
+use crate::sync::{Arc, Ordering, fence};
+use loom::thread::{self, JoinHandle};
+use std::future::poll_fn;
+use std::task::Poll;
+
+fn floor(workers: usize) -> Arc<Floor<Model, Lone>> {
+    Arc::new(Floor::new(&front(workers)))
+}
+
+/// A worker that takes so many lanes; without a number, until the end. Gives how many it took.
+fn worker(
+    floor: &Arc<Floor<Model, Lone>>,
+    number: usize,
+    most: Option<usize>,
+) -> JoinHandle<usize> {
+    let floor = Arc::clone(floor);
+    thread::spawn(move || {
+        let (mut listed, mut taken) = (false, 0);
+        while most != Some(taken)
+            && let Some(mut hold) = block_on(poll_fn(|cx| floor.poll_next(number, &mut listed, cx)))
+        {
+            work(&mut hold);
+            floor.release(hold);
+            taken += 1;
+        }
+        floor.unlist(number, &mut listed);
+        taken
+    })
+}
+
+/// Hands out a lane and wakes one worker.
+fn hand_out(floor: &Floor<Model, Lone>, seat: Seat<Model, Lone>, wanted: bool) {
+    floor.offer(seat.hand_out(Default::default(), wanted));
+    fence(Ordering::SeqCst);
+    floor.wake_one();
+}
+
+/// Sleeps until so many lanes have come back.
+fn await_returned(floor: &Floor<Model, Lone>, mut many: usize) {
+    block_on(poll_fn(|cx| {
+        floor.front.awake();
+        floor.take_returned(|seat| {
+            seat.is_back();
+            many -= 1;
+        });
+        if many == 0 {
+            return Poll::Ready(());
+        }
+        floor.front.prepare(cx.waker(), 0);
+        if floor.has_returned() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }));
+}
+
+fn leave(seats: &[Seat<Model, Lone>]) {
+    for seat in seats {
+        // SAFETY: the last use of the handle.
+        unsafe { seat.leave() };
+    }
+}
+
+#[test]
+fn a_worker_that_falls_asleep_hears_of_a_lane_and_the_dispatcher_of_its_return() {
+    check(|| {
+        let (floor, (counted, _)) = (floor(1), Counted::new());
+        let seat = lane(1, &counted);
+        worker(&floor, 0, Some(2));
+        for _ in 0..2 {
+            hand_out(&floor, seat, true);
+            await_returned(&floor, 1);
+        }
+        leave(&[seat]);
+    });
+}
+
+#[test]
+fn two_workers_that_fall_asleep_hear_of_a_lane_each() {
+    check(|| {
+        let (floor, (counted, _)) = (floor(2), Counted::new());
+        let seats = [1, 2].map(|id| lane(id, &counted));
+        let workers = [0, 1].map(|number| worker(&floor, number, Some(1)));
+        for seat in seats {
+            hand_out(&floor, seat, false);
+        }
+        // As a dispatcher that watches: what one wake is not enough for gets another.
+        while floor.unclaimed() > 0 && floor.has_idle() {
+            floor.wake_one();
+        }
+        assert_eq!(workers.map(|worker| worker.join().unwrap()), [1, 1]);
+        leave(&seats);
+    });
+}
+
+#[test]
+fn workers_that_fall_asleep_hear_of_the_end() {
+    check(|| {
+        let floor = floor(2);
+        let workers = [0, 1].map(|number| worker(&floor, number, None));
+        floor.end();
+        assert_eq!(workers.map(|worker| worker.join().unwrap()), [0, 0]);
+    });
+}
+
+#[test]
+fn room_in_the_ring_wakes_a_dispatcher_that_has_more() {
+    check(|| {
+        let (floor, (counted, _)) = (floor(1), Counted::new());
+        let seats = [1, 2, 3].map(|id| lane(id, &counted));
+        worker(&floor, 0, Some(3));
+        let mut ready = seats.iter();
+        block_on(poll_fn(|cx| {
+            floor.front.awake();
+            while floor.room() > 0
+                && let Some(seat) = ready.next()
+            {
+                hand_out(&floor, *seat, false);
+            }
+            let more = !ready.as_slice().is_empty();
+            floor.say_more(more);
+            if !more {
+                return Poll::Ready(());
+            }
+            floor.front.prepare(cx.waker(), 0);
+            if floor.is_half_empty() {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        }));
+        leave(&seats);
+    });
+}
+
+#[test]
+fn an_order_reaches_a_worker_that_falls_asleep_in_a_handler() {
+    check(|| {
+        let floor = floor(1);
+        let worker = Arc::clone(&floor);
+        thread::spawn(move || {
+            block_on(poll_fn(|cx| {
+                // As for a handler that is pending: register, then look.
+                worker.register(0, cx.waker());
+                match Floor::<Model, Lone>::is_abort(worker.orders()) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            }));
+        });
+        floor.order_abort();
+    });
+}
