@@ -16,8 +16,14 @@ const STEPS: usize = 5_000;
 
 /// Runs a model under each of its interleavings, and prints how many there were.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+    check_large(0, model);
+}
+
+/// As `check`, for a model of so many steps or threads that it is run with so many preemptions less.
+pub(crate) fn check_large(less: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    let bound = *builder.preemption_bound.get_or_insert(BOUND);
+    let bound = builder.preemption_bound.unwrap_or(BOUND).saturating_sub(less);
+    builder.preemption_bound = Some(bound);
     builder.max_branches = STEPS;
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);

@@ -1,7 +1,7 @@
 //! The whole pool: each of its futures on a thread of the model.
 
 use crate::executors::{Executor, SpawnError, Task};
-use crate::loom::check::{To, block_on, check};
+use crate::loom::check::{To, block_on, check, check_large};
 use crate::{Context, Failure, ShardPool, Ticket, handler_fn};
 use loom::cell::UnsafeCell;
 use loom::thread;
@@ -49,6 +49,18 @@ fn pool(workers: usize, depth: usize) -> Pool {
         .unwrap()
 }
 
+/// A pool that has answered a command to each of two aggregates, and come to rest. A model that is not
+/// about the beginning does not look at its interleavings.
+fn warm(workers: usize, depth: usize) -> Pool {
+    loom::stop_exploring();
+    let pool = pool(workers, depth);
+    for id in [1, 2] {
+        assert_eq!(block_on(pool.send(To(id))).unwrap().output, 1);
+    }
+    loom::explore();
+    pool
+}
+
 /// What every model ends with: drains the pool, and counts. A model that is not about the end does not
 /// look at its interleavings.
 fn drain(pool: &Pool, committed: u64) {
@@ -58,7 +70,11 @@ fn drain(pool: &Pool, committed: u64) {
 
 fn settle(pool: &Pool, committed: u64) {
     loom::stop_exploring();
-    drain(pool, committed);
+    drain(pool, committed + 2);
+}
+
+fn submit(pool: &Pool, id: u8) -> Ticket<To, u64, ()> {
+    pool.try_submit(To(id)).unwrap()
 }
 
 fn output(ticket: Ticket<To, u64, ()>) -> u64 {
@@ -69,7 +85,7 @@ fn output(ticket: Ticket<To, u64, ()>) -> u64 {
 fn a_command_is_answered_and_the_pool_ends() {
     check(|| {
         let pool = pool(1, 1);
-        assert_eq!(block_on(pool.send(To(1))).unwrap().output, 1);
+        assert_eq!(output(submit(&pool, 1)), 1);
         drain(&pool, 1);
     });
 }
@@ -77,56 +93,68 @@ fn a_command_is_answered_and_the_pool_ends() {
 #[test]
 fn two_commands_of_one_aggregate_run_in_order() {
     check(|| {
-        let pool = pool(1, 2);
-        let (first, second) = (pool.try_submit(To(1)).unwrap(), pool.try_submit(To(1)).unwrap());
-        assert_eq!((output(second), output(first)), (2, 1));
+        let pool = warm(1, 2);
+        let (first, second) = (submit(&pool, 1), submit(&pool, 1));
+        assert_eq!((output(second), output(first)), (3, 2));
         settle(&pool, 2);
     });
 }
 
 #[test]
 fn a_submission_that_waits_for_room_gets_it() {
-    check(|| {
-        let pool = pool(1, 1);
-        let first = pool.try_submit(To(1)).unwrap();
-        assert_eq!(block_on(pool.send(To(1))).unwrap().output, 2);
-        assert_eq!(output(first), 1);
+    check_large(1, || {
+        let pool = warm(1, 1);
+        let first = submit(&pool, 1);
+        assert_eq!(block_on(pool.send(To(2))).unwrap().output, 2);
+        assert_eq!(output(first), 2);
         settle(&pool, 2);
     });
 }
 
 #[test]
 fn two_callers_are_answered() {
-    check(|| {
-        let pool = pool(1, 2);
+    check_large(1, || {
+        let pool = warm(1, 2);
         let other = pool.clone();
-        let caller = thread::spawn(move || output(other.try_submit(To(2)).unwrap()));
-        assert_eq!(output(pool.try_submit(To(1)).unwrap()), 1);
-        assert_eq!(caller.join().unwrap(), 1);
+        let caller = thread::spawn(move || output(submit(&other, 2)));
+        assert_eq!(output(submit(&pool, 1)), 2);
+        assert_eq!(caller.join().unwrap(), 2);
         settle(&pool, 2);
     });
 }
 
 #[test]
 fn two_workers_share_the_work() {
-    check(|| {
-        let pool = pool(2, 3);
-        let tickets = [1, 2, 1].map(|id| pool.try_submit(To(id)).unwrap());
-        assert_eq!(tickets.map(output), [1, 1, 2]);
-        settle(&pool, 3);
+    check_large(2, || {
+        let pool = warm(2, 2);
+        let tickets = [1, 2].map(|id| submit(&pool, id));
+        assert_eq!(tickets.map(output), [2, 2]);
+        settle(&pool, 2);
     });
 }
 
 #[test]
 fn a_submission_during_a_drain_is_refused_or_answered() {
     check(|| {
-        let pool = pool(1, 1);
+        let pool = warm(1, 1);
         let other = pool.clone();
         let caller = thread::spawn(move || match other.try_submit(To(1)) {
             Ok(ticket) => output(ticket),
             Err(_) => 0,
         });
         let outcomes = block_on(pool.drain()).unwrap();
-        assert_eq!(caller.join().unwrap(), outcomes.committed);
+        assert_eq!(caller.join().unwrap() == 2, outcomes.committed == 3);
+    });
+}
+
+#[test]
+fn an_abort_resolves_what_is_queued() {
+    check_large(1, || {
+        let pool = warm(1, 2);
+        let (first, second) = (submit(&pool, 1), submit(&pool, 1));
+        let outcomes = block_on(pool.abort()).unwrap();
+        let committed = [first, second].map(|ticket| u64::from(block_on(ticket).is_ok()));
+        assert_eq!(outcomes.committed, 2 + committed[0] + committed[1]);
+        assert_eq!(outcomes.total(), 4);
     });
 }
