@@ -6,6 +6,7 @@
 
 #[cfg(not(shardpool_loom))]
 mod imp {
+    pub(crate) use arc_swap::ArcSwapOption;
     pub(crate) use atomic_waker::AtomicWaker;
     pub(crate) use flume::{Receiver, Sender, unbounded};
     pub(crate) use std::sync::atomic::{
@@ -40,6 +41,7 @@ mod imp {
 #[cfg(shardpool_loom)]
 mod imp {
     pub(crate) use crate::loom::channel::{Receiver, Sender, unbounded};
+    pub(crate) use crate::loom::swap::ArcSwapOption;
     pub(crate) use crate::loom::waker::AtomicWaker;
     pub(crate) use loom::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence,

@@ -9,6 +9,7 @@
 //! under loom; see `sync::full_order_for_loom`.
 
 pub(crate) mod channel;
+pub(crate) mod swap;
 pub(crate) mod waker;
 
 #[cfg(test)]
@@ -19,3 +20,5 @@ pub(crate) mod check;
 mod lifecycle;
 #[cfg(test)]
 mod pool;
+#[cfg(test)]
+mod reentry;
