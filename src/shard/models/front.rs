@@ -238,15 +238,20 @@ fn nothing_is_accepted_after_the_end() {
 }
 
 #[test]
-fn a_submission_that_waits_is_refused_by_a_drain() {
+fn a_submission_that_waits_is_granted_room_or_refused_but_not_granted_after_the_gate_was_closed() {
     check(|| {
         let (shard, mut dispatcher) = full();
-        let (caller, start) = (Arc::clone(&shard), start_first(&mut dispatcher));
+        let (caller, closer, start) =
+            (Arc::clone(&shard), Arc::clone(&shard), start_first(&mut dispatcher));
         let caller = thread::spawn(move || submit_or_wait(&caller));
-        shard.front.close();
-        thread::spawn(start);
+        let closer = thread::spawn(move || {
+            start();
+            closer.front.close();
+            closer.front.accepted_since(0)
+        });
         dispatcher.drain();
         assert_eq!(usize::from(caller.join().unwrap()) + 1, dispatcher.ended);
+        assert_eq!(closer.join().unwrap(), shard.front.accepted_since(0));
     });
 }
 
