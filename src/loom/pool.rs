@@ -96,6 +96,8 @@ fn two_commands_of_one_aggregate_run_in_order() {
         let pool = warm(1, 2);
         let (first, second) = (submit(&pool, 1), submit(&pool, 1));
         assert_eq!((output(second), output(first)), (3, 2));
+        // Who has seen an outcome sees it counted.
+        assert_eq!(pool.stats()[0].outcomes.committed, 4);
         settle(&pool, 2);
     });
 }

@@ -4,7 +4,7 @@
 //! the models of the whole pool.
 
 use crate::cell::{Cell, Envelope, Refusal, Refused};
-use crate::loom::check::{To, block_on, check};
+use crate::loom::check::{To, block_on, check, check_large};
 use crate::shard::front::{Entry, Front};
 use crate::shard::models::Model;
 use crate::shard::{Sent, Shard};
@@ -239,7 +239,7 @@ fn nothing_is_accepted_after_the_end() {
 
 #[test]
 fn a_submission_that_waits_is_granted_room_or_refused_but_not_granted_after_the_gate_was_closed() {
-    check(|| {
+    check_large(1, || {
         let (shard, mut dispatcher) = full();
         let (caller, closer, start) =
             (Arc::clone(&shard), Arc::clone(&shard), start_first(&mut dispatcher));
