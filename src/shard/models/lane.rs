@@ -27,6 +27,7 @@ fn await_returned(returned: &Returned<Model, Lone>, mut many: usize) {
 /// As a dispatcher with another turn for a lane: gets it home.
 fn get_home(seat: Seat<Model, Lone>, returned: &Returned<Model, Lone>) {
     if !seat.recall() {
+        assert!(!seat.recall(), "a lane that was asked for comes by the stack, not before");
         await_returned(returned, 1);
     }
 }
