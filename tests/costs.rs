@@ -7,7 +7,7 @@ use futures::channel::oneshot;
 use futures::executor::block_on;
 use futures::future::join_all;
 use shardpool::executors::{Executor, Threads};
-use shardpool::{Command, Context, Failure, ShardPool, Ticket, handler_fn};
+use shardpool::{Command, Context, Failure, ShardPool, Ticket, TrySubmitError, handler_fn};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -82,6 +82,7 @@ fn costs() {
     no_allocation_per_command_once_warm();
     an_idle_aggregate_costs_what_is_written();
     a_queued_command_costs_what_is_written();
+    g13_ten_million_commands_are_queued_and_not_one_more();
     a_shard_and_a_worker_cost_what_is_written();
     g17_nothing_is_left_after_many_pools();
 }
@@ -240,6 +241,28 @@ fn a_queued_command_costs_what_is_written() {
         ticket.blocking_wait().unwrap();
     }
     pool.drain().blocking_wait().unwrap();
+}
+
+fn g13_ten_million_commands_are_queued_and_not_one_more() {
+    /// In a debug build a hundredth.
+    const QUEUED: u64 = if cfg!(debug_assertions) { 100_000 } else { 10_000_000 };
+    let pool = start(1, 2, QUEUED as usize);
+    let door = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let first = pool.blocking_submit(Act::Wait(0, door.clone())).unwrap();
+    door.wait();
+    // Behind the one that runs, so that the other worker can't start them.
+    for _ in 0..QUEUED {
+        drop(pool.try_submit(Act::Count(0)).unwrap());
+    }
+    for _ in 0..100 {
+        let refused = pool.try_submit(Act::Count(1));
+        assert!(matches!(refused, Err(TrySubmitError::Full(Act::Count(1)))), "{refused:?}");
+    }
+    assert_eq!(pool.stats()[0].queued, QUEUED);
+    door.wait();
+    assert_eq!(first.blocking_wait().unwrap().version, 1);
+    let outcomes = pool.drain().blocking_wait().unwrap();
+    assert_eq!((outcomes.committed, outcomes.total()), (QUEUED + 1, QUEUED + 1));
 }
 
 fn a_shard_and_a_worker_cost_what_is_written() {
