@@ -1,6 +1,6 @@
 //! Drain is bounded and repeatable; abort resolves at once what has not started (G16).
 
-use crate::harness::{Bed, Door, On, Shared, run, suite, until, yield_at_random, yield_now};
+use crate::harness::{Bed, Door, On, Shared, load, run, suite, until, yield_at_random, yield_now};
 use crate::tools::{
     Crowd, Error, Flag, Job, Live, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool,
 };
@@ -331,7 +331,7 @@ async fn g16_a_running_handler_sees_an_abort_and_no_drain(bed: Bed) {
 }
 
 async fn g16_any_number_of_drains_and_aborts_at_once_end_the_same(bed: Bed) {
-    const ROUNDS: usize = if cfg!(debug_assertions) { 20 } else { 500 };
+    const ROUNDS: usize = load(20, 500);
     let mut total = Outcomes::default();
     for round in 0..ROUNDS {
         let pool = pool(bed.executor(), 2, 2, 128);

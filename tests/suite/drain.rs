@@ -1,6 +1,6 @@
 //! Drain in two phases (G15): intake stops when it is called, then everything accepted finishes.
 
-use crate::harness::{Bed, Door, suite, until, yield_now};
+use crate::harness::{Bed, Door, load, suite, until, yield_now};
 use crate::tools::{
     Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, WakeWith, assert_quiet, id_on, poll_once,
     pool,
@@ -201,7 +201,7 @@ fn breeding(pool: WeakPool<Job, u64, Error>, litter: Arc<Litter>, live: Live) ->
 }
 
 async fn g15_a_drain_finishes_a_pool_whose_handlers_still_submit(bed: Bed) {
-    const ROUNDS: usize = if cfg!(debug_assertions) { 20 } else { 500 };
+    const ROUNDS: usize = load(20, 500);
     const SEEDS: u64 = 8;
     for _ in 0..ROUNDS {
         let pool = pool(bed.executor(), 2, 4, 32);
@@ -226,7 +226,7 @@ async fn g15_a_drain_finishes_a_pool_whose_handlers_still_submit(bed: Bed) {
 }
 
 async fn g15_no_command_slips_in_between(bed: Bed) {
-    const ROUNDS: usize = if cfg!(debug_assertions) { 150 } else { 2_000 };
+    const ROUNDS: usize = load(150, 2_000);
     for _ in 0..ROUNDS {
         let pool = pool(bed.executor(), 2, 2, 8);
         bed.watch(Peek(pool.downgrade()));
@@ -268,7 +268,7 @@ async fn g15_no_command_slips_in_between(bed: Bed) {
 }
 
 async fn g15_submissions_that_give_up_meanwhile_hold_up_no_drain(bed: Bed) {
-    const ROUNDS: usize = if cfg!(debug_assertions) { 300 } else { 5_000 };
+    const ROUNDS: usize = load(300, 5_000);
     for _ in 0..ROUNDS {
         let pool = pool(bed.executor(), 1, 1, 1);
         bed.watch(Peek(pool.downgrade()));

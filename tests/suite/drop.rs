@@ -1,6 +1,6 @@
 //! The last handle goes: accepted commands finish, every task ends, and nothing leaks (G17).
 
-use crate::harness::{Bed, Door, suite, until, yield_at_random, yield_now};
+use crate::harness::{Bed, Door, load, suite, until, yield_at_random, yield_now};
 use crate::tools::{
     Alive, Flag, Job, Live, Peek, Puppets, Ticket, assert_quiet, hush_wanted_panics, pool,
 };
@@ -315,7 +315,7 @@ fn census_pool(bed: &Bed, census: &Census) -> ShardPool<Order, Alive, Alive> {
 
 async fn g17_nothing_leaks(bed: Bed) {
     hush_wanted_panics();
-    const ROUNDS: usize = if cfg!(debug_assertions) { 30 } else { 1_000 };
+    const ROUNDS: usize = load(30, 1_000);
     const ENDS: [Ends; 4] = [Ends::Commits, Ends::Rejects, Ends::Fails, Ends::Panics];
     for round in 0..ROUNDS {
         let census = Census::default();

@@ -1,13 +1,13 @@
 //! A free worker takes what is ready (G2), whatever the moment at which it became free.
 
-use crate::harness::{Bed, Door, suite, until, yield_at_random};
+use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
 use crate::tools::{Job, Peek, pool};
 
 suite!(g02_no_worker_sleeps_beside_an_aggregate_that_is_ready);
 
 async fn g02_no_worker_sleeps_beside_an_aggregate_that_is_ready(bed: Bed) {
     const WORKERS: u64 = 4;
-    const ROUNDS: u64 = if cfg!(debug_assertions) { 1_500 } else { 20_000 };
+    const ROUNDS: usize = load(1_500, 20_000);
     let pool = pool(bed.executor(), 1, WORKERS as usize, 1024);
     bed.watch(Peek(pool.downgrade()));
     for round in 0..ROUNDS {

@@ -20,6 +20,18 @@ fn bound() -> Duration {
     set.map_or(BOUND, Duration::from_secs)
 }
 
+/// How much of what is random a test does: a sample in a debug build, all of it with `--release`. Compiled
+/// with `SUITE_LIGHT` set, a tenth of the sample: for tools under which everything is slow.
+pub(crate) const fn load(sample: usize, all: usize) -> usize {
+    if option_env!("SUITE_LIGHT").is_some() {
+        sample / 10
+    } else if cfg!(debug_assertions) {
+        sample
+    } else {
+        all
+    }
+}
+
 /// Instantiates test functions for each executor that is compiled in. Once per file.
 macro_rules! suite {
     ($($(#[$attr:meta])* $name:ident),+ $(,)?) => {

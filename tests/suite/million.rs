@@ -1,6 +1,6 @@
 //! Order, exclusion and conservation at once, under load.
 
-use crate::harness::{Bed, suite, yield_at_random};
+use crate::harness::{Bed, load, suite, yield_at_random};
 use shardpool::{Command, CommandHandler, Context, Failure, ShardPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 suite!(g01_g05_g10_a_million_commands_keep_order_versions_and_count);
 
 const AGGREGATES: usize = 1_000;
-/// In a debug build a tenth: the full million is run with `--release`.
-const COMMANDS: usize = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+const COMMANDS: usize = load(100_000, 1_000_000);
 
 struct Numbered {
     aggregate: usize,

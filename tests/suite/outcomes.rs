@@ -1,6 +1,6 @@
 //! Every accepted command has exactly one outcome (G5), and nobody need wait for it (G6).
 
-use crate::harness::{Bed, Door, suite, until, yield_at_random};
+use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Handled, Job, Live, Peek, Pool, Puppets, Script, Ticket, assert_quiet,
     hush_wanted_panics, pool,
@@ -31,8 +31,7 @@ enum End {
 }
 
 const SUBMITTERS: u64 = 64;
-/// A debug build keeps to a sample; `--release` runs them all.
-const ROUNDS: usize = if cfg!(debug_assertions) { 30 } else { 1_000 };
+const ROUNDS: usize = load(30, 1_000);
 
 /// What one submitter has seen.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! Waits inside handlers: what could never end is refused, what can end does (G9).
 
-use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random};
+use crate::harness::{Bed, Door, On, load, run, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
 };
@@ -209,7 +209,7 @@ async fn g09_a_circle_through_a_queued_command_is_refused(bed: Bed) {
 async fn g09_a_circle_that_closes_at_one_moment_is_refused(bed: Bed) {
     let pool = pool(bed.executor(), 2, 4, 64);
     bed.watch(Peek(pool.downgrade()));
-    for round in 0..if cfg!(debug_assertions) { 300 } else { 5_000 } {
+    for round in 0..load(300, 5_000) as u64 {
         let (a, b) = (2 * (round % 8), 2 * (round % 8) + 1);
         let start = Door::closed();
         let side = |id, to| {

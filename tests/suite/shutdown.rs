@@ -1,6 +1,6 @@
 //! An executor that goes away under load strands nothing (G5).
 
-use crate::harness::{Bed, Door, suite, until, yield_at_random};
+use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
 use crate::tools::{Flag, Job, Live, Peek, Pool, Puppets, Ticket, assert_quiet, id_on, pool};
 use shardpool::{CommandError, SubmitError, TrySubmitError};
 use std::ops::AddAssign;
@@ -10,8 +10,7 @@ suite!(g05_futures_dropped_in_any_order_under_load_strand_nothing);
 const SUBMITTERS: u64 = 64;
 /// Of two shards, each with a dispatcher and three workers.
 const FUTURES: usize = 2 * (1 + 3);
-/// A debug build keeps to a sample; `--release` runs them all.
-const ROUNDS: usize = if cfg!(debug_assertions) { 60 } else { 1_000 };
+const ROUNDS: usize = load(60, 1_000);
 
 /// What submitters were told.
 #[derive(Debug, Default, Clone, Copy)]
