@@ -1,6 +1,6 @@
 //! One caller that carries out the operations, and checks what it is told.
 
-use crate::input::{End, Input, Job, Operation, Pause};
+use crate::input::{Finish, Input, Job, Operation, Pause};
 use crate::script::{self, Act, Do, Outcome, Pool, Ticket, World};
 use shardpool::sim::Sim;
 use shardpool::{
@@ -209,13 +209,13 @@ impl Caller {
         let tag = (0, self.made);
         self.made += 1;
         let act = match job.end {
-            End::Commit => Act::Commit,
-            End::Reject => Act::Reject,
-            End::Fail => Act::Fail,
-            End::WriteThenFail => Act::WriteThenFail,
-            End::PanicAtOnce => Act::PanicAtOnce,
-            End::PanicLater => Act::PanicLater,
-            End::PanicAtEnd => Act::PanicAtEnd,
+            Finish::Commit => Act::Commit,
+            Finish::Reject => Act::Reject,
+            Finish::Fail => Act::Fail,
+            Finish::WriteThenFail => Act::WriteThenFail,
+            Finish::PanicAtOnce => Act::PanicAtOnce,
+            Finish::PanicLater => Act::PanicLater,
+            Finish::PanicAtEnd => Act::PanicAtEnd,
         };
         let mut command = self.world.command(job.aggregate, tag, act);
         command.pause = match job.pause {

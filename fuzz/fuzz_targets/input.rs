@@ -62,14 +62,14 @@ pub enum Operation {
 pub struct Job {
     #[arbitrary(with = |u: &mut Unstructured| u.int_in_range(0..=7))]
     pub aggregate: u32,
-    pub end: End,
+    pub end: Finish,
     pub pause: Pause,
     /// In milliseconds.
     pub deadline: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
-pub enum End {
+pub enum Finish {
     Commit,
     Reject,
     Fail,
