@@ -97,3 +97,29 @@ impl<T> Ring<T> {
         self.len() == 0
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pushed_is_popped_once_in_order_and_counted_round_after_round() {
+        let (ring, mut items) = (Ring::new(4), [0u8; 4]);
+        let items = items.each_mut().map(NonNull::from);
+        let mut count = 0;
+        for most in [1, 3, 4, 2, 4, 3] {
+            for (len, &item) in items[..most].iter().enumerate() {
+                assert_eq!((ring.len(), ring.is_empty()), (len, len == 0));
+                assert!(ring.push(item));
+            }
+            assert_eq!(ring.push(items[0]), most < ring.capacity());
+            let extra = (most < ring.capacity()).then_some(items[0]);
+            for item in items[..most].iter().copied().chain(extra) {
+                assert_eq!(ring.popped(), count);
+                assert_eq!(ring.pop(), Some(item));
+                count += 1;
+            }
+            assert_eq!((ring.pop(), ring.pushed(), ring.popped()), (None, count, count));
+        }
+    }
+}
