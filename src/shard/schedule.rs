@@ -506,7 +506,8 @@ mod tests {
         resident: std::rc::Weak<()>,
         /// Commands pushed and not given out yet.
         backlog: VecDeque<u64>,
-        /// When its backlog and the lane at home first came together, while waiting for a turn.
+        /// When its backlog and the lane at home first came together, while waiting for a turn. A sweep
+        /// leaves it its place in the queue.
         ready_since: Option<u64>,
         out: bool,
         last_use: u64,
@@ -519,6 +520,9 @@ mod tests {
         cap: Option<usize>,
         clock: u64,
         next: u64,
+        /// Lanes that were in use when there were too many count as just used then: after a sweep several
+        /// of those may be idle at once, and the last use does not tell which is evicted first.
+        swept: bool,
     }
 
     impl World {
@@ -530,6 +534,7 @@ mod tests {
                 cap,
                 clock: 0,
                 next: 0,
+                swept: false,
             }
         }
 
@@ -557,7 +562,7 @@ mod tests {
                 let evicted = self.model.remove(&id).unwrap();
                 assert!(!evicted.out, "evicted {id} while it was out");
                 assert!(evicted.backlog.is_empty(), "evicted {id} with a backlog");
-                if nothing_busy {
+                if nothing_busy && !self.swept {
                     for (other, last_use) in &newest_idle_before {
                         if self.model.contains_key(other) {
                             assert!(*last_use > evicted.last_use, "evicted {id}, not {other}");
@@ -611,12 +616,52 @@ mod tests {
 
         fn turn(&mut self) -> bool {
             let expected = first_ready(&self.model);
-            let Some(turn) = self.schedule.next_turn() else {
-                assert_eq!(expected, None, "a ready lane got no turn");
-                return false;
-            };
-            give(&mut self.model, self.max_turn, turn, expected);
-            true
+            let since = expected.and_then(|id| self.model[&id].ready_since);
+            // Those before it were swept.
+            for aggregate in self.model.values_mut().filter(|a| a.backlog.is_empty()) {
+                if since.is_none_or(|since| aggregate.ready_since < Some(since)) {
+                    aggregate.ready_since = None;
+                }
+            }
+            let turn = self.schedule.next_turn();
+            assert_eq!(turn.is_some(), expected.is_some(), "a turn for a lane that is ready");
+            let given = turn.map(|turn| give(&mut self.model, self.max_turn, turn, expected));
+            self.forget_evicted();
+            given.is_some()
+        }
+
+        fn recall(&mut self) {
+            self.schedule.recall_all();
+            // Those that had come home without a word are not out any more.
+            assert!(self.model.values().all(|a| !a.out || a.at.get() == Where::Wanted));
+        }
+
+        /// All commands but those of turns are withdrawn.
+        fn sweep(&mut self) {
+            self.swept = true;
+            self.schedule.for_each_backlog(VecDeque::clear);
+            self.model.values_mut().for_each(|aggregate| aggregate.backlog.clear());
+        }
+
+        /// What the schedule tells of itself.
+        fn check(&mut self) {
+            assert!(self.schedule.has_ready() || first_ready(&self.model).is_none());
+            let behind = |a: &Aggregate| a.out && !a.backlog.is_empty();
+            let expected: usize =
+                self.model.values().filter(|a| behind(a)).map(|a| a.backlog.len()).sum();
+            let mut told = 0;
+            self.schedule.for_each_behind(|lane, backlog| {
+                assert!(lane.out.get(), "behind itself");
+                told += backlog.len();
+            });
+            assert_eq!(told, expected, "what is behind lanes that are out");
+            let expected: usize = self.model.values().map(|a| a.backlog.len()).sum();
+            let mut told = 0;
+            self.schedule.for_each_backlog(|backlog| told += backlog.len());
+            assert_eq!(told, expected, "what is in backlogs");
+            let busy = |a: &Aggregate| a.out || a.ready_since.is_some();
+            let quiet = self.schedule.is_recalling() && !self.model.values().any(busy);
+            assert_eq!(self.schedule.is_quiet(), quiet);
         }
 
         /// A worker finishes one turn, of those that are out the one that `which` says.
@@ -643,7 +688,8 @@ mod tests {
 
     /// Whose turn it is.
     fn first_ready(model: &BTreeMap<u32, Aggregate>) -> Option<u32> {
-        let ready = model.iter().filter_map(|(id, a)| a.ready_since.map(|since| (since, *id)));
+        let waiting = model.iter().filter(|(_, a)| !a.backlog.is_empty());
+        let ready = waiting.filter_map(|(id, a)| a.ready_since.map(|since| (since, *id)));
         ready.min().map(|(_, id)| id)
     }
 
@@ -675,6 +721,8 @@ mod tests {
         Push { id: u32, at_once: bool },
         Turn,
         Finish { which: usize },
+        Sweep,
+        Recall,
     }
 
     #[derive(Debug, Clone)]
@@ -682,8 +730,6 @@ mod tests {
         max_turn: usize,
         cap: Option<usize>,
         steps: Vec<Step>,
-        /// Comes to its end by way of the recall.
-        recalls: bool,
     }
 
     fn histories() -> impl Strategy<Value = History> {
@@ -692,11 +738,17 @@ mod tests {
                 5 => (0..ids, any::<bool>()).prop_map(|(id, at_once)| Step::Push { id, at_once }),
                 3 => Just(Step::Turn),
                 2 => (0..12usize).prop_map(|which| Step::Finish { which }),
+                1 => Just(Step::Sweep),
             ]
         };
         let steps = (1..12u32).prop_flat_map(move |ids| vec(step(ids), 1..120));
-        (1..5usize, of(1..6usize), steps, any::<bool>())
-            .prop_map(|(max_turn, cap, steps, recalls)| History { max_turn, cap, steps, recalls })
+        // The recall may come at any time, or never.
+        (1..5usize, of(1..6usize), steps, 0..200usize).prop_map(|(max_turn, cap, mut steps, at)| {
+            if at <= steps.len() {
+                steps.insert(at, Step::Recall);
+            }
+            History { max_turn, cap, steps }
+        })
     }
 
     fn live(history: History) {
@@ -706,10 +758,10 @@ mod tests {
                 Step::Push { id, at_once } => world.push(id, at_once),
                 Step::Turn => drop(world.turn()),
                 Step::Finish { which } => drop(world.finish(which)),
+                Step::Sweep => world.sweep(),
+                Step::Recall => world.recall(),
             }
-        }
-        if history.recalls {
-            world.schedule.recall_all();
+            world.check();
         }
         while world.turn() || world.finish(0) {}
         for (id, aggregate) in &world.model {
