@@ -141,3 +141,64 @@ impl<T: Types> Drop for Turn<T> {
         }
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::cell::Cell;
+    use crate::command::Command;
+    use crate::shard::front::{Entry, Front};
+    use crate::sync::Arc;
+    use crate::types::TypesOf;
+
+    struct Touch;
+
+    impl Command for Touch {
+        type AggregateId = ();
+
+        fn aggregate_id(&self) -> &() {
+            &()
+        }
+    }
+
+    type Touches = TypesOf<Touch, (), ()>;
+
+    /// Which envelopes there are, in order, by their addresses.
+    fn addresses(mut turn: Turn<Touches>) -> Vec<*const ()> {
+        std::iter::from_fn(|| turn.pop_front()).map(|envelope| envelope.address()).collect()
+    }
+
+    #[test]
+    fn what_is_cut_off_and_swept_is_what_a_list_would_give() {
+        let front = Arc::new(Front::new(100, 1));
+        // Lengths, where to cut, and of how many commands the first is withdrawn.
+        for (len, most, every) in [(7, 3, 9), (7, 7, 2), (7, 8, 3), (7, 6, 1), (1, 1, 9), (0, 1, 1)]
+        {
+            let mut chain = Chain::default();
+            let mut expected = Vec::new();
+            for at in 0..len {
+                assert_eq!(front.try_enter(), Entry::Accepted);
+                let (cell, envelope) = Cell::accepted(Touch, None, &front);
+                if at % every == 0 && every < 9 {
+                    assert!(cell.withdraw());
+                }
+                expected.push((envelope.address(), envelope.is_withdrawn()));
+                chain.push_back(envelope);
+            }
+            assert_eq!((chain.len(), chain.is_empty()), (len, len == 0));
+
+            let taken = chain.take_front(most);
+            let rest = expected.split_off(most.min(len));
+            assert_eq!((taken.len(), taken.is_empty()), (expected.len(), expected.is_empty()));
+            assert_eq!((chain.len(), chain.is_empty()), (rest.len(), rest.is_empty()));
+            assert!(addresses(taken).into_iter().eq(expected.iter().map(|(address, _)| *address)));
+
+            chain.sweep();
+            let kept: Vec<_> = rest.iter().filter(|(_, gone)| !gone).map(|(at, _)| *at).collect();
+            assert_eq!((chain.len(), chain.is_empty()), (kept.len(), kept.is_empty()));
+            assert_eq!(addresses(chain.take_front(len)), kept);
+            assert_eq!((chain.len(), chain.is_empty()), (0, true));
+        }
+        assert_eq!(front.queued(), 0);
+    }
+}
