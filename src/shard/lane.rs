@@ -410,3 +410,39 @@ impl<T: Types, S> Drop for Returned<T, S> {
         }
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::types::TypesOf;
+
+    #[derive(Clone, PartialEq, Eq, Hash)]
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    struct Touch(Bomb);
+
+    impl Command for Touch {
+        type AggregateId = Bomb;
+
+        fn aggregate_id(&self) -> &Bomb {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn g07_an_id_and_a_state_whose_destructors_both_panic_go_with_their_lane() {
+        let seat = Seat::<TypesOf<Touch, (), ()>, Bomb>::new(Bomb, 1, 0);
+        let (mut hold, returned) = (seat.hand_out(Turn::default(), false), Returned::new());
+        hold.parts().1.state = Some(Bomb);
+        assert!(!hold.release(&returned));
+        // SAFETY: the seat is used no more.
+        unsafe { seat.leave() };
+    }
+}
