@@ -415,6 +415,7 @@ impl<T: Types, S> Drop for Returned<T, S> {
 mod tests {
     use super::*;
     use crate::command::Command;
+    use crate::sync::Arc;
     use crate::types::TypesOf;
 
     #[derive(Clone, PartialEq, Eq, Hash)]
@@ -444,5 +445,36 @@ mod tests {
         assert!(!hold.release(&returned));
         // SAFETY: the seat is used no more.
         unsafe { seat.leave() };
+    }
+
+    struct Plain;
+
+    impl Command for Plain {
+        type AggregateId = u8;
+
+        fn aggregate_id(&self) -> &u8 {
+            &0
+        }
+    }
+
+    #[test]
+    fn g17_a_lane_is_freed_whichever_side_goes_last() {
+        for (wanted, seat_first) in [(false, false), (false, true), (true, false), (true, true)] {
+            let state = Arc::new(());
+            let seat = Seat::<TypesOf<Plain, (), ()>, _>::new(0, 1, 0);
+            let (mut hold, returned) = (seat.hand_out(Turn::default(), wanted), Returned::new());
+            hold.parts().1.state = Some(Arc::clone(&state));
+            // SAFETY: the seat is used no more.
+            let leave = || unsafe { seat.leave() };
+            if seat_first {
+                leave();
+                assert!(!hold.release(&returned), "nobody waits for an orphan");
+            } else {
+                assert_eq!((hold.release(&returned), returned.is_empty()), (wanted, !wanted));
+                leave();
+            }
+            drop(returned);
+            assert_eq!(Arc::strong_count(&state), 1, "wanted: {wanted}, seat first: {seat_first}");
+        }
     }
 }
