@@ -477,4 +477,22 @@ mod tests {
             assert_eq!(Arc::strong_count(&state), 1, "wanted: {wanted}, seat first: {seat_first}");
         }
     }
+
+    #[test]
+    fn lanes_that_were_asked_for_come_back_once_oldest_first() {
+        let returned = Returned::new();
+        for number in 1..4 {
+            let seat = Seat::<TypesOf<Plain, (), ()>, ()>::new(0, number, 0);
+            assert!(seat.hand_out(Turn::default(), true).release(&returned));
+        }
+        let mut seats = Vec::new();
+        returned.take_all(|seat| seats.push(seat));
+        assert!(returned.is_empty());
+        assert_eq!(seats.iter().map(Seat::number).collect::<Vec<_>>(), [1, 2, 3]);
+        for seat in seats {
+            seat.is_back();
+            // SAFETY: the seat is used no more.
+            unsafe { seat.leave() };
+        }
+    }
 }

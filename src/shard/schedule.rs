@@ -774,6 +774,9 @@ mod tests {
         if let Some(cap) = world.cap {
             assert!(world.schedule.resident() <= cap, "over the limit with nothing busy");
         }
+        let World { schedule, model, .. } = world;
+        drop(schedule);
+        assert!(model.values().all(|a| a.resident.strong_count() == 0), "a lane is leaked");
     }
 
     /// `PROPTEST_CASES` says how many, if not 1,000.
