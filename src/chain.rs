@@ -146,20 +146,10 @@ impl<T: Types> Drop for Turn<T> {
 mod tests {
     use super::*;
     use crate::cell::Cell;
-    use crate::command::Command;
+    use crate::command::tests::Touch;
     use crate::shard::front::{Entry, Front};
     use crate::sync::Arc;
     use crate::types::TypesOf;
-
-    struct Touch;
-
-    impl Command for Touch {
-        type AggregateId = ();
-
-        fn aggregate_id(&self) -> &() {
-            &()
-        }
-    }
 
     type Touches = TypesOf<Touch, (), ()>;
 

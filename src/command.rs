@@ -539,3 +539,19 @@ impl fmt::Debug for Context {
             .finish()
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+pub(crate) mod tests {
+    use super::Command;
+
+    /// A command for tests of what carries commands.
+    pub(crate) struct Touch;
+
+    impl Command for Touch {
+        type AggregateId = ();
+
+        fn aggregate_id(&self) -> &() {
+            &()
+        }
+    }
+}

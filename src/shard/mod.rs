@@ -168,19 +168,9 @@ where
 mod tests {
     use super::*;
     use crate::cell::Cell;
-    use crate::command::Command;
+    use crate::command::tests::Touch;
     use crate::types::TypesOf;
     use front::Entry;
-
-    struct Touch;
-
-    impl Command for Touch {
-        type AggregateId = ();
-
-        fn aggregate_id(&self) -> &() {
-            &()
-        }
-    }
 
     /// A shard with room for one command. Its dispatcher goes between a submitter's two steps.
     fn shard() -> Shard<TypesOf<Touch, (), ()>> {

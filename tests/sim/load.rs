@@ -168,6 +168,15 @@ impl Load {
         started.expect("settings that can be")
     }
 
+    /// Has a worker busy with a command of a minute.
+    pub(crate) async fn long(&self, pool: &Pool) -> Ticket {
+        let mut command = self.world.command(0, (0, 0), Act::Commit);
+        command.pause = Pause::Sleeps(Duration::from_secs(60));
+        let ticket = pool.try_submit(command).unwrap();
+        self.sim().settle().await;
+        ticket
+    }
+
     /// Spawns the clients.
     pub(crate) fn clients(&self, pool: &Pool) -> Vec<shardpool::sim::Joined<()>> {
         (0..self.settings.clients)

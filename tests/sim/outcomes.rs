@@ -145,10 +145,7 @@ fn sim_g08_a_deadline_covers_the_wait_for_room() {
         let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
-        let mut long = load.world.command(0, (0, 0), Act::Commit);
-        long.pause = Pause::Sleeps(Duration::from_secs(60));
-        let long = pool.try_submit(long).unwrap();
-        sim.settle().await;
+        let long = load.long(&pool).await;
         let next = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
         let late = load.world.command(1, (0, 2), Act::Commit);
         let refused = pool.within(Duration::from_secs(1 + sim.below(60))).submit(late).await;
@@ -167,10 +164,7 @@ fn sim_g08_a_withdrawal_wakes_who_waits_for_the_ticket() {
         let settings = Settings { shards: 1, workers: 1, depth: 1000, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
-        let mut long = load.world.command(0, (0, 0), Act::Commit);
-        long.pause = Pause::Sleeps(Duration::from_secs(60));
-        let long = pool.try_submit(long).unwrap();
-        sim.settle().await;
+        let long = load.long(&pool).await;
         let ticket = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
         let ticket = Arc::new(Mutex::new(ticket));
         let of_waiter = Arc::clone(&ticket);
@@ -192,10 +186,7 @@ fn sim_g08_a_submission_that_is_dropped_while_it_waits_is_not_accepted() {
         let settings = Settings { shards: 1, workers: 1, depth: 1, ..Settings::plain(&sim) };
         let load = Load::new(&sim, settings);
         let pool = load.pool();
-        let mut long = load.world.command(0, (0, 0), Act::Commit);
-        long.pause = Pause::Sleeps(Duration::from_secs(60));
-        let long = pool.try_submit(long).unwrap();
-        sim.settle().await;
+        let long = load.long(&pool).await;
         let next = pool.try_submit(load.world.command(1, (0, 1), Act::Commit)).unwrap();
         for number in 2..8 {
             let command = load.world.command(1, (0, number), Act::Commit);
