@@ -69,17 +69,15 @@ const fn lines<T>() -> usize {
 
 const fn is_kept<T>() -> bool {
     // loom counts on every model starting from nothing.
-    align_of::<T>() <= LINE
-        && 0 < lines::<T>()
-        && lines::<T>() <= MOST_LINES
-        && !cfg!(shardpool_loom)
+    align_of::<T>() <= LINE && lines::<T>() <= MOST_LINES && !cfg!(shardpool_loom)
 }
 
 const fn layout<T>() -> Layout {
-    if !is_kept::<T>() {
-        return Layout::new::<T>();
-    }
-    match Layout::from_size_align(lines::<T>() * LINE, LINE) {
+    if is_kept::<T>() { layout_of(lines::<T>()) } else { Layout::new::<T>() }
+}
+
+const fn layout_of(lines: usize) -> Layout {
+    match Layout::from_size_align(lines * LINE, LINE) {
         Ok(layout) => layout,
         Err(_) => panic!("a few lines of the cache are a valid layout"),
     }
@@ -199,8 +197,7 @@ impl Drop for Lists {
                     // with this layout: some lines of the cache.
                     unsafe {
                         head = block.read().next;
-                        let layout = Layout::from_size_align_unchecked((i + 1) * LINE, LINE);
-                        dealloc(block.as_ptr().cast(), layout);
+                        dealloc(block.as_ptr().cast(), layout_of(i + 1));
                     }
                 }
             }
@@ -246,11 +243,10 @@ mod tests {
         assert_eq!(std::rc::Rc::strong_count(&count), 1);
     }
 
-    /// Of a length that no other test uses: the depot is everybody's.
-    type Long = [u64; 8 * MOST_LINES];
-
     #[test]
     fn what_one_thread_ends_another_makes_anew() {
+        /// Of a length that no other test uses: the depot is everybody's.
+        type Long = [u64; 8 * MOST_LINES];
         let count = 3 * BATCH as usize;
         let addresses = std::thread::spawn(move || {
             let blocks: Vec<_> = (0..count).map(|_| begin::<Long>([0; _])).collect();
@@ -271,5 +267,37 @@ mod tests {
         }
         again.reverse();
         assert_eq!(addresses, again);
+    }
+    /// How many blocks are on a list.
+    fn length(list: &List) -> u32 {
+        let (mut count, mut next) = (0, list.head.get());
+        while let Some(block) = NonNull::new(next) {
+            // SAFETY: what is on a list is a free block, with the link in it.
+            next = unsafe { block.read() }.next;
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_list_counts_its_blocks_and_keeps_all_that_there_is_room_for() {
+        // As above: no other test uses it.
+        const LINES: usize = MOST_LINES - 1;
+        let lists = Lists([const { List::new() }; MOST_LINES]);
+        let list = &lists.0[LINES - 1];
+        let put = || {
+            // SAFETY: a few lines are not nothing.
+            let block = NonNull::new(unsafe { alloc(layout_of(LINES)) }).unwrap();
+            assert!(list.put(LINES - 1, block));
+        };
+        for _ in 0..3 * BATCH {
+            put();
+            put();
+            let block = list.take(LINES - 1).unwrap();
+            // SAFETY: it was allocated so, and is on no list any more.
+            unsafe { dealloc(block.as_ptr(), layout_of(LINES)) };
+            assert_eq!(list.count.get(), length(list));
+        }
+        assert!(list.count.get() <= BATCH && !list.batch.get().is_null());
     }
 }

@@ -89,3 +89,23 @@ impl Drop for Alive {
         }
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::park::tests::Woken;
+
+    #[test]
+    fn g17_drains_that_are_given_up_do_not_pile_up_and_one_that_waits_is_kept() {
+        let lifecycle = Lifecycle::new();
+        let last = lifecycle.alive();
+        let (woken, mut waits) = (Arc::new(Woken::default()), None);
+        lifecycle.register(&mut waits, &Waker::from(Arc::clone(&woken)));
+        for _ in 0..100 {
+            lifecycle.register(&mut None, Waker::noop());
+        }
+        assert!(lifecycle.waiters.1.len() <= 3, "{} are kept", lifecycle.waiters.1.len());
+        drop(last);
+        assert!(woken.get());
+    }
+}

@@ -58,9 +58,26 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[cfg(all(test, not(shardpool_loom)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::sync::AtomicBool;
     use std::future::poll_fn;
+
+    /// A waker that notes whether it was woken.
+    #[derive(Default)]
+    pub(crate) struct Woken(AtomicBool);
+
+    impl Woken {
+        pub(crate) fn get(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn a_nested_block_on_leaves_the_outer_wake_alone() {

@@ -398,9 +398,12 @@ impl Front {
     }
 
     fn take_order(&self, order: u8) -> bool {
-        // A load first: this is asked at every poll.
-        self.orders.load(Ordering::Relaxed) & order != 0
-            && self.orders.fetch_and(!order, Ordering::Acquire) & order != 0
+        // A load first: this is asked at every poll. Nobody else takes an order.
+        let is_there = self.orders.load(Ordering::Relaxed) & order != 0;
+        if is_there {
+            self.orders.fetch_and(!order, Ordering::Acquire);
+        }
+        is_there
     }
 
     pub(crate) fn has_orders(&self) -> bool {
@@ -592,16 +595,14 @@ impl Front {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
+    use crate::park::tests::Woken;
     use crate::sync::Arc;
-    use std::task::Wake;
 
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
+    /// A front whose dispatcher is about to sleep, and what tells whether it was woken.
+    fn asleep(front: &Front) -> Arc<Woken> {
+        let woken = Arc::new(Woken::default());
+        front.prepare(&Waker::from(Arc::clone(&woken)), 0);
+        woken
     }
 
     #[test]
@@ -609,10 +610,167 @@ mod tests {
         let front = Front::new(1, 1);
         assert_eq!((front.try_enter(), front.enter_or_wait()), (Entry::Accepted, Entry::Full));
         front.close();
-        let woken = Arc::new(Woken::default());
         // It has found the cell abandoned, and the submission still counted.
-        front.prepare(&Waker::from(Arc::clone(&woken)), 1);
+        let woken = asleep(&front);
         front.stop_waiting();
-        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(woken.get());
+    }
+
+    #[test]
+    fn who_gives_up_waiting_wakes_nobody_before_the_lobby_holds_more_dead_than_alive() {
+        let front = Front::new(1, 1);
+        assert_eq!(front.try_enter(), Entry::Accepted);
+        for _ in 0..LOBBY_SLACK + 30 {
+            assert_eq!(front.enter_or_wait(), Entry::Full);
+        }
+        front.awake();
+        let woken = asleep(&front);
+        for _ in 0..LOBBY_SLACK {
+            front.stop_waiting();
+        }
+        assert_eq!((front.abandoned(), woken.get()), (LOBBY_SLACK, false));
+        front.stop_waiting();
+        assert!(woken.get());
+    }
+
+    #[test]
+    fn the_lobby_is_looked_at_while_somebody_waits_or_enough_gave_up() {
+        let front = Front::new(1, 1);
+        assert_eq!(
+            (front.try_enter(), front.has_waiting(), front.has_lobby()),
+            (Entry::Accepted, false, false)
+        );
+        for waiting in 1..=LOBBY_SLACK {
+            assert_eq!((front.enter_or_wait(), front.stats().waiting), (Entry::Full, waiting));
+        }
+        for _ in 0..LOBBY_SLACK {
+            assert!(front.has_waiting() && front.has_lobby());
+            front.stop_waiting();
+        }
+        assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, false, true));
+        front.enter_or_wait();
+        front.stop_waiting();
+        assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, true, false));
+        front.reset_abandoned();
+        assert_eq!((front.abandoned(), front.has_lobby()), (0, false));
+    }
+
+    #[test]
+    fn a_dispatcher_is_woken_once_and_only_when_it_sleeps() {
+        let front = Front::new(1, 1);
+        assert!(!front.is_away());
+        let woken = asleep(&front);
+        assert!(front.is_away());
+        front.awake();
+        front.wake();
+        assert_eq!((front.is_away(), woken.get()), (false, false));
+        let woken = asleep(&front);
+        front.wake();
+        assert_eq!((front.is_away(), woken.get()), (false, true));
+        front.die();
+        assert!(front.is_away());
+    }
+
+    #[test]
+    fn a_dispatcher_that_is_behind_does_not_sleep() {
+        let front = Front::new(2, 1);
+        assert_eq!(front.try_enter(), Entry::Accepted);
+        assert!(front.prepare(Waker::noop(), 0));
+        assert!(!front.prepare(Waker::noop(), 1));
+    }
+
+    #[test]
+    fn an_order_is_seen_until_it_is_taken_and_taken_once() {
+        let front = Front::new(1, 1);
+        assert!(front.is_calm() && !front.has_orders());
+        front.ask_for_sweep();
+        assert!(front.has_orders() && !front.is_calm());
+        assert_eq!(
+            (front.take_review(), front.take_sweep(), front.take_sweep()),
+            (false, true, false)
+        );
+        front.ask_for_review();
+        assert!(front.has_orders() && !front.is_calm());
+        assert_eq!(
+            (front.take_sweep(), front.take_review(), front.take_review()),
+            (false, true, false)
+        );
+        assert!(front.is_calm() && !front.has_orders());
+    }
+
+    #[test]
+    fn g13_room_that_is_given_back_is_asked_for_while_somebody_waits_or_intake_is_closed() {
+        let front = Front::new(1, 1);
+        let attention = || front.attention.load(Ordering::Relaxed);
+        assert_eq!((front.try_enter(), front.enter_or_wait()), (Entry::Accepted, Entry::Full));
+        front.relax();
+        assert!(attention());
+        front.stop_waiting();
+        front.relax();
+        assert!(!attention());
+        front.close();
+        front.relax();
+        assert!(attention());
+    }
+
+    #[test]
+    fn g13_room_comes_back_from_every_worker() {
+        const WORKERS: usize = 9 * COUNTERS;
+        let front = Front::new(WORKERS, WORKERS);
+        for worker in 0..WORKERS {
+            assert_eq!(front.try_enter(), Entry::Accepted);
+            front.give_room_back(worker);
+        }
+        assert_eq!(front.queued(), 0);
+    }
+
+    #[test]
+    fn a_submission_counts_what_workers_gave_back_only_when_it_must() {
+        let front = Front::new(2, 1);
+        let counted = || front.hot.freed.load(Ordering::Relaxed);
+        assert_eq!(front.try_enter(), Entry::Accepted);
+        front.give_room_back(0);
+        assert_eq!((front.try_enter(), counted()), (Entry::Accepted, 0));
+        assert_eq!((front.try_enter(), counted()), (Entry::Accepted, 1));
+        assert_eq!(front.try_enter(), Entry::Full);
+    }
+
+    #[test]
+    fn g8_a_withdrawal_leaves_a_tombstone_unless_there_are_as_many_as_room() {
+        const DEPTH: usize = 4;
+        let front = Front::new(DEPTH, 1);
+        for before in 0..=DEPTH {
+            assert_eq!(
+                (front.has_tombstones(), front.take_sweep()),
+                (before > 0, before >= DEPTH / 2)
+            );
+            assert_eq!(front.try_enter(), Entry::Accepted);
+            front.withdrawn(|is_tombstone| {
+                assert_eq!(is_tombstone, before < DEPTH);
+                true
+            });
+        }
+        // The last one's room goes with its envelope.
+        assert_eq!((front.queued(), front.outcomes().cancelled), (1, DEPTH as u64 + 1));
+        assert!(front.take_sweep());
+        for left in (0..DEPTH).rev() {
+            front.tombstone_gone();
+            assert_eq!(front.has_tombstones(), left > 0);
+        }
+    }
+
+    #[test]
+    fn g9_the_last_tombstone_to_go_asks_for_a_review_if_somebody_waits() {
+        let front = Front::new(3, 1);
+        for _ in 0..2 {
+            assert_eq!(front.try_enter(), Entry::Accepted);
+            front.withdrawn(|_| true);
+        }
+        while front.try_enter() == Entry::Accepted {}
+        assert_eq!(front.enter_or_wait(), Entry::Full);
+        front.tombstone_gone();
+        assert!(!front.take_review());
+        front.tombstone_gone();
+        assert!(front.take_review());
     }
 }
