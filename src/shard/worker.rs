@@ -521,3 +521,16 @@ async fn yield_now() {
     })
     .await;
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g18_a_worker_lets_others_have_the_thread_after_each_budget_of_commands() {
+        let mut pace = Pace { seen: 0, run: 0, budget: BUDGET };
+        for n in 1..=3 * BUDGET {
+            assert_eq!(pace.spend(), n % BUDGET == 0, "command {n}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use crate::tools::{
 };
 use shardpool::executors::{Clock, Executor, SpawnError, Task};
 use shardpool::{CommandError, Context, DrainError, Loaded, Outcomes, ShardPool, loader_fn};
+use std::iter::once;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Waker;
 use std::thread;
@@ -22,6 +23,7 @@ suite!(
     g16_an_abort_resolves_the_backlog_of_a_busy_aggregate,
     g16_an_abort_resolves_aggregates_that_no_worker_has_taken,
     g16_an_abort_resolves_the_turn_behind_a_pending_handler,
+    g16_an_abort_inside_a_handler_starts_nothing_behind_it,
     g16_an_abort_gives_up_a_pending_load_and_what_is_behind_it,
     g16_an_abort_ends_a_drain_that_waits,
     g16_a_running_handler_sees_an_abort_and_no_drain,
@@ -242,21 +244,51 @@ async fn g16_an_abort_resolves_aggregates_that_no_worker_has_taken(bed: Bed) {
     assert_quiet(&pool);
 }
 
+/// Gives aggregate 0's commands to the one worker in one turn: they wait behind one that runs.
+async fn in_one_turn(pool: &Pool, jobs: impl Iterator<Item = Job>) -> Vec<Ticket> {
+    let door = Door::closed();
+    let runs = pool.try_submit(Job::at(0, &door)).unwrap();
+    until(|| door.arrived() == 1).await;
+    let turn = jobs.map(|job| pool.try_submit(job).unwrap()).collect();
+    // The dispatcher has taken them when it knows of an aggregate that came after them.
+    let last = pool.try_submit(Job::plain(1)).unwrap();
+    until(|| pool.stats()[0].resident == 2).await;
+    door.open();
+    runs.await.unwrap();
+    last.await.unwrap();
+    turn
+}
+
 async fn g16_an_abort_resolves_the_turn_behind_a_pending_handler(bed: Bed) {
-    let start = Door::closed();
-    let pool = pool(Late { on: bed.executor(), door: start.clone() }, 1, 1, 64);
+    let pool = pool(bed.executor(), 1, 1, 64);
     bed.watch(Peek(pool.downgrade()));
     let door = Door::closed();
-    // Taken from the channel in one go, so given to the worker in one turn.
-    let runs = pool.try_submit(Job::at(0, &door)).unwrap();
-    let turn = (0..20).map(|_| pool.try_submit(Job::plain(0)).unwrap()).collect();
-    start.open();
+    let jobs = once(Job::at(0, &door)).chain((0..20).map(|_| Job::plain(0)));
+    let mut turn = in_one_turn(&pool, jobs).await;
+    let runs = turn.remove(0);
     until(|| door.arrived() == 1).await;
     let end = pool.abort();
     all_aborted(turn).await;
     door.open();
     runs.await.unwrap();
     assert_eq!(end.await.unwrap().aborted, 20);
+    assert_quiet(&pool);
+}
+
+async fn g16_an_abort_inside_a_handler_starts_nothing_behind_it(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 1, 64);
+    bed.watch(Peek(pool.downgrade()));
+    let inner = pool.clone();
+    let job = Job::new(0, move |_| async move {
+        drop(inner.abort());
+        Ok(0)
+    });
+    let jobs = once(job).chain((0..20).map(|_| Job::plain(0)));
+    let mut turn = in_one_turn(&pool, jobs).await;
+    let aborts = turn.remove(0);
+    all_aborted(turn).await;
+    aborts.await.unwrap();
+    assert_eq!(pool.abort().await.unwrap().aborted, 20);
     assert_quiet(&pool);
 }
 
@@ -397,8 +429,7 @@ fn g16_a_handler_that_blocks_its_thread_delays_its_own_turn_alone() {
     run(On::Threads, |bed| async move {
         // Many: what is told first must not be told before the worker is.
         for _ in 0..100 {
-            let start = Door::closed();
-            let pool = pool(Late { on: bed.executor(), door: start.clone() }, 1, 1, 256);
+            let pool = pool(bed.executor(), 1, 1, 256);
             bed.watch(Peek(pool.downgrade()));
             let (release, blocked) = mpsc::channel::<()>();
             let started = Flag::default();
@@ -408,9 +439,9 @@ fn g16_a_handler_that_blocks_its_thread_delays_its_own_turn_alone() {
                 assert!(blocked.recv().is_ok(), "the test has ended");
                 Ok(0)
             });
-            let runs = pool.try_submit(job).unwrap();
-            let turn: Vec<_> = (0..20).map(|_| pool.try_submit(Job::plain(0)).unwrap()).collect();
-            start.open();
+            let jobs = once(job).chain((0..20).map(|_| Job::plain(0)));
+            let mut turn = in_one_turn(&pool, jobs).await;
+            let runs = turn.remove(0);
             until(|| started.is_set()).await;
             let others: Vec<_> =
                 (0..60).map(|n| pool.try_submit(Job::plain(n % 7)).unwrap()).collect();

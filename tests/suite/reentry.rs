@@ -7,7 +7,8 @@ use crate::tools::{
 use futures::channel::oneshot;
 use shardpool::executors::Executor;
 use shardpool::{
-    CommandError, DrainError, Failure, SendError, Sending, ShardPool, Submission, SubmitError,
+    CommandError, DrainError, Failure, Loaded, SendError, Sending, ShardPool, Submission,
+    SubmitError, loader_fn,
 };
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ suite!(
     g09_a_ticket_made_outside_is_not_refused_when_it_can_end,
     g09_a_submission_made_outside_is_refused_when_it_can_not_end,
     g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew,
+    g09_a_ticket_moved_from_a_handler_to_a_load_is_judged_anew,
     g09_waits_that_a_handler_gave_up_do_not_count,
     g09_a_wait_that_was_given_up_while_its_command_runs_does_not_count,
     g09_a_wait_that_was_leaked_does_not_outlive_its_handler,
@@ -506,6 +508,50 @@ async fn g09_a_ticket_moved_from_one_handler_to_another_is_judged_anew(bed: Bed)
         pool.send(job_a).await.unwrap();
         assert_eq!(b1.await.unwrap().output, 1);
     }
+}
+
+/// A ticket of A's is polled in B's handler, which is fine, and then in A's load, where it can't end. The
+/// same worker does both, as the other one is busy.
+async fn g09_a_ticket_moved_from_a_handler_to_a_load_is_judged_anew(bed: Bed) {
+    let moved = Arc::new(Mutex::new(None::<Ticket>));
+    let (of_loader, refused) = (Arc::clone(&moved), Flag::default());
+    let mark = refused.clone();
+    let loader = loader_fn(move |_: u64| {
+        let (ticket, mark) = (of_loader.lock().unwrap().take(), mark.clone());
+        async move {
+            if let Some(ticket) = ticket
+                && ticket.await == Err(CommandError::Deadlock)
+            {
+                mark.set();
+            }
+            Ok::<_, Error>(Loaded::new((), 0))
+        }
+    });
+    let builder = ShardPool::builder(Script::new()).loader(loader).shards(1).workers_per_shard(2);
+    let pool: Pool = builder.start(bed.executor()).unwrap();
+    bed.watch(Peek(pool.downgrade()));
+    let (door, of_b) = (Door::closed(), Door::closed());
+    let busy = pool.try_submit(Job::at(3, &door)).unwrap();
+    let (give, given) = oneshot::channel::<Ticket>();
+    let begin = of_b.clone();
+    let b = Job::new(2, move |_| async move {
+        begin.pass().await;
+        let mut ticket = given.await.unwrap();
+        assert!(poll_once(&mut ticket, Waker::noop()).is_pending());
+        *moved.lock().unwrap() = Some(ticket);
+        Ok(0)
+    });
+    let b = pool.try_submit(b).unwrap();
+    until(|| door.arrived() == 1 && of_b.arrived() == 1).await;
+    assert!(give.send(pool.try_submit(Job::plain(1)).unwrap()).is_ok());
+    // Until it is in its lane: before, a wait for it is asked about again.
+    until(|| pool.stats()[0].resident == 3).await;
+    of_b.open();
+    b.await.unwrap();
+    until(|| refused.is_set()).await;
+    door.open();
+    busy.await.unwrap();
+    assert_eq!(pool.drain().await.unwrap().committed, 3);
 }
 
 async fn g09_waits_that_a_handler_gave_up_do_not_count(bed: Bed) {
