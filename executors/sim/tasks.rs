@@ -10,13 +10,14 @@
 //! ```
 
 use super::faults::Faults;
+use super::lock;
 use super::rng::Rng;
 use super::time::Time;
 use super::trace::{Event, Trace};
 use crate::executors::Task;
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Wake, Waker};
 
 /// How many polls a late wake is late at most.
@@ -122,7 +123,7 @@ impl Tasks {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn add(self: &Arc<Self>, kind: Kind, future: Option<Task>) {

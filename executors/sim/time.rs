@@ -3,11 +3,12 @@
 //! Apart from the tasks: the pool and its futures keep their clock, which must not own what they are
 //! spawned on (G17).
 
+use super::lock;
 use crate::executors::{Clock, Task};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ impl Time {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code of others runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Since the start of the run.
