@@ -1,10 +1,9 @@
 //! One poll of a future of the pool's does so much and no more: whoever shares its thread has a turn (G18).
 
-use crate::tools::poll_once;
-use shardpool::executors::{Executor, SpawnError, Task};
+use crate::tools::{ByHand, poll_once};
 use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 struct Touch;
@@ -14,17 +13,6 @@ impl Command for Touch {
 
     fn aggregate_id(&self) -> &() {
         &()
-    }
-}
-
-/// Leaves its tasks to the test: the dispatcher and a worker.
-#[derive(Clone, Default)]
-struct ByHand(Arc<Mutex<Vec<Task>>>);
-
-impl Executor for ByHand {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.lock().unwrap().push(task);
-        Ok(())
     }
 }
 
@@ -64,7 +52,7 @@ fn g18_a_poll_takes_and_carries_out_no_more_than_a_part_of_what_waits() {
     for _ in 0..COMMANDS {
         drop(pool.try_submit(Touch).unwrap());
     }
-    let mut tasks = std::mem::take(&mut *executor.0.lock().unwrap());
+    let mut tasks = executor.tasks();
     let most = most_in_one_poll(COMMANDS, &taken, || {
         assert!(poll_once(&mut tasks[0], Waker::noop()).is_pending());
     });

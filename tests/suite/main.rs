@@ -17,6 +17,7 @@ mod drop;
 mod eviction;
 mod fairness;
 mod handout;
+mod last_look;
 mod million;
 mod observe;
 mod order;
