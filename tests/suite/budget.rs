@@ -1,6 +1,7 @@
 //! One poll of a future of the pool's does so much and no more: whoever shares its thread has a turn (G18).
 
-use crate::tools::{ByHand, poll_once};
+use crate::by_hand::ByHand;
+use crate::tools::poll_once;
 use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

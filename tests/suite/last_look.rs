@@ -1,98 +1,12 @@
 //! What happens while a dispatcher's poll comes to its end is seen by its last look: no wake-up is
-//! lost (G5).
-//!
-//! A dispatcher that is polled is awake, so that nobody wakes it. Here it is polled by hand, and wakes
-//! a worker when it has handed out what it took: what that worker's waker does, which is the test's,
-//! happens in the middle of its poll.
+//! lost (G5). A dispatcher that is being polled is awake, so that nobody wakes it.
 
-use crate::tools::{ByHand, Flag, Job, Pool, Ticket, poll_once, pool};
-use shardpool::executors::Task;
+use crate::by_hand::Shard;
+use crate::tools::{Job, Ticket, poll_once};
 use shardpool::{CommandError, SubmitError, TrySubmitError};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Wake, Waker};
-
-type Action = Box<dyn FnOnce() + Send>;
-
-/// A waker that does something once.
-#[derive(Default)]
-struct Act(Mutex<Option<Action>>);
-
-impl Wake for Act {
-    fn wake(self: Arc<Self>) {
-        let action = self.0.lock().unwrap().take();
-        if let Some(action) = action {
-            action();
-        }
-    }
-}
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.set();
-    }
-}
-
-#[derive(Clone)]
-struct Workers(Arc<Mutex<Vec<Task>>>, Arc<Act>);
-
-impl Workers {
-    fn poll(&self) {
-        let waker = Waker::from(Arc::clone(&self.1));
-        for worker in &mut *self.0.lock().unwrap() {
-            let _ = poll_once(worker, &waker);
-        }
-    }
-}
-
-/// One shard, polled by hand. Its workers sleep.
-struct Shard {
-    pool: Pool,
-    dispatcher: Task,
-    workers: Workers,
-}
-
-impl Shard {
-    fn new(workers: usize, depth: usize) -> Self {
-        let executor = ByHand::default();
-        let pool = pool(executor.clone(), 1, workers, depth);
-        let mut tasks = executor.tasks();
-        let dispatcher = tasks.remove(0);
-        let workers = Workers(Arc::new(Mutex::new(tasks)), Arc::default());
-        workers.poll();
-        Self { pool, dispatcher, workers }
-    }
-
-    fn submit(&self, id: u64) -> Ticket {
-        self.pool.try_submit(Job::plain(id)).unwrap()
-    }
-
-    /// Polls the dispatcher, with something that happens in the middle of it. True if it has itself
-    /// polled again.
-    fn poll(&mut self, action: impl FnOnce() + Send + 'static) -> bool {
-        let (happens, woken) = (Flag::default(), Flag::default());
-        let mark = happens.clone();
-        *self.workers.1.0.lock().unwrap() = Some(Box::new(move || {
-            mark.set();
-            action();
-        }));
-        let _ = poll_once(&mut self.dispatcher, &Waker::from(Arc::new(woken.clone())));
-        assert!(happens.is_set(), "the dispatcher has woken no worker");
-        woken.is_set()
-    }
-
-    /// Polls everything until a future is ready.
-    fn run<F: Future + Unpin>(&mut self, mut future: F) -> F::Output {
-        for _ in 0..1_000 {
-            if let Poll::Ready(output) = poll_once(&mut future, Waker::noop()) {
-                return output;
-            }
-            let _ = poll_once(&mut self.dispatcher, Waker::noop());
-            self.workers.poll();
-        }
-        panic!("no end: {:?}", self.pool.stats());
-    }
-}
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Waker;
 
 #[test]
 fn g18_a_dispatcher_that_has_handed_out_all_sleeps() {
@@ -106,7 +20,7 @@ fn g18_a_dispatcher_that_has_handed_out_all_sleeps() {
 fn g05_a_command_that_comes_while_a_dispatcher_hands_out_is_taken() {
     let mut shard = Shard::new(1, 8);
     let ticket = shard.submit(0);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = mpsc::channel();
     let pool = shard.pool.clone();
     assert!(shard.poll(move || tell.send(pool.try_submit(Job::plain(1)).unwrap()).unwrap()));
     shard.run(told.recv().unwrap()).unwrap();
@@ -242,7 +156,7 @@ fn g08_what_is_withdrawn_while_a_dispatcher_hands_out_is_swept_out() {
 fn g05_what_was_accepted_runs_on_the_workers_that_are_left() {
     let mut shard = Shard::new(2, 8);
     let tickets = [0, 0, 1, 1].map(|id| shard.submit(id));
-    drop(shard.workers.0.lock().unwrap().pop());
+    shard.workers.lose_one();
     for ticket in tickets {
         shard.run(ticket).unwrap();
     }

@@ -3,6 +3,7 @@
 //! A test function bears the id of the guarantee that it checks; `harness::suite!` runs it on plain
 //! threads, and on tokio, smol and async-std where those features are on.
 
+mod by_hand;
 mod harness;
 mod script;
 mod tools;
@@ -30,4 +31,5 @@ mod runtimes;
 mod send_sync;
 mod settings;
 mod shutdown;
+mod tickets;
 mod versions;

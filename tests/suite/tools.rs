@@ -325,24 +325,6 @@ impl<F: Fn() + Send + Sync + 'static> Wake for WakeWith<F> {
 }
 
 /// Polls once.
-/// Leaves its tasks to the test, which polls them: of each shard the dispatcher, then the workers.
-#[derive(Clone, Default)]
-pub(crate) struct ByHand(Arc<Mutex<Vec<Task>>>);
-
-impl ByHand {
-    /// All that were spawned since the last time.
-    pub(crate) fn tasks(&self) -> Vec<Task> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl Executor for ByHand {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.lock().unwrap().push(task);
-        Ok(())
-    }
-}
-
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(waker))
 }

@@ -1,0 +1,116 @@
+//! A pool whose futures a test polls itself, one after the other.
+//!
+//! What threads do at the same moment can so be made to happen in any order, each time. A dispatcher
+//! wakes a worker when it has handed out what it took: what that worker's waker does, which is the
+//! test's, happens in the middle of the dispatcher's poll.
+
+use crate::tools::{Flag, Job, Pool, Ticket, poll_once, pool};
+use shardpool::executors::{Executor, SpawnError, Task};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Wake, Waker};
+
+/// Leaves its tasks to the test, which polls them: of each shard the dispatcher, then the workers.
+#[derive(Clone, Default)]
+pub(crate) struct ByHand(Arc<Mutex<Vec<Task>>>);
+
+impl ByHand {
+    /// All that were spawned since the last time.
+    pub(crate) fn tasks(&self) -> Vec<Task> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Executor for ByHand {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        self.0.lock().unwrap().push(task);
+        Ok(())
+    }
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// A waker that does something once.
+#[derive(Default)]
+struct Act(Mutex<Option<Action>>);
+
+impl Wake for Act {
+    fn wake(self: Arc<Self>) {
+        let action = self.0.lock().unwrap().take();
+        if let Some(action) = action {
+            action();
+        }
+    }
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.set();
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Workers(Arc<Mutex<Vec<Task>>>, Arc<Act>);
+
+impl Workers {
+    /// Drops one, as an executor may.
+    pub(crate) fn lose_one(&self) {
+        drop(self.0.lock().unwrap().pop());
+    }
+
+    pub(crate) fn poll(&self) {
+        let waker = Waker::from(Arc::clone(&self.1));
+        for worker in &mut *self.0.lock().unwrap() {
+            let _ = poll_once(worker, &waker);
+        }
+    }
+}
+
+/// One shard, polled by hand. Its workers sleep.
+pub(crate) struct Shard {
+    pub(crate) pool: Pool,
+    pub(crate) workers: Workers,
+    dispatcher: Task,
+}
+
+impl Shard {
+    pub(crate) fn new(workers: usize, depth: usize) -> Self {
+        let executor = ByHand::default();
+        let pool = pool(executor.clone(), 1, workers, depth);
+        let mut tasks = executor.tasks();
+        let dispatcher = tasks.remove(0);
+        let workers = Workers(Arc::new(Mutex::new(tasks)), Arc::default());
+        workers.poll();
+        Self { pool, dispatcher, workers }
+    }
+
+    pub(crate) fn submit(&self, id: u64) -> Ticket {
+        self.pool.try_submit(Job::plain(id)).unwrap()
+    }
+
+    /// Polls the dispatcher, with something that happens in the middle of it. True if it has itself
+    /// polled again.
+    pub(crate) fn poll(&mut self, action: impl FnOnce() + Send + 'static) -> bool {
+        let (happens, woken) = (Flag::default(), Flag::default());
+        let mark = happens.clone();
+        *self.workers.1.0.lock().unwrap() = Some(Box::new(move || {
+            mark.set();
+            action();
+        }));
+        let _ = poll_once(&mut self.dispatcher, &Waker::from(Arc::new(woken.clone())));
+        assert!(happens.is_set(), "the dispatcher has woken no worker");
+        woken.is_set()
+    }
+
+    /// Polls everything until a future is ready.
+    pub(crate) fn run<F: Future + Unpin>(&mut self, mut future: F) -> F::Output {
+        for _ in 0..1_000 {
+            if let Poll::Ready(output) = poll_once(&mut future, Waker::noop()) {
+                return output;
+            }
+            let _ = poll_once(&mut self.dispatcher, Waker::noop());
+            self.workers.poll();
+        }
+        panic!("no end: {:?}", self.pool.stats());
+    }
+}

@@ -1,0 +1,42 @@
+//! What a ticket is as a future.
+
+use crate::by_hand::Shard;
+use crate::tools::{Flag, poll_once};
+use std::sync::Arc;
+use std::task::Waker;
+
+#[test]
+fn g17_a_ticket_keeps_the_waker_it_was_last_polled_with_and_no_other() {
+    let mut shard = Shard::new(1, 8);
+    let mut ticket = shard.submit(0);
+    let wakers = [(); 2].map(|()| Arc::new(Flag::default()));
+    let holders = || wakers.each_ref().map(Arc::strong_count);
+    for (at, kept) in [(0, [2, 1]), (0, [2, 1]), (1, [1, 2]), (0, [2, 1])] {
+        assert!(poll_once(&mut ticket, &Waker::from(Arc::clone(&wakers[at]))).is_pending());
+        assert_eq!(holders(), kept);
+    }
+    let drain = shard.pool.drain();
+    shard.run(drain).unwrap();
+    assert_eq!((holders(), wakers.each_ref().map(|w| w.is_set())), ([1, 1], [true, false]));
+    shard.run(ticket).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "ticket polled after it had given its outcome")]
+fn a_ticket_that_is_polled_after_its_outcome_panics() {
+    let mut shard = Shard::new(1, 8);
+    let mut ticket = shard.submit(0);
+    shard.run(&mut ticket).unwrap();
+    let _ = poll_once(&mut ticket, Waker::noop());
+}
+
+#[test]
+fn g06_a_ticket_is_done_when_its_outcome_is_there_and_not_before() {
+    let mut shard = Shard::new(1, 8);
+    let (ticket, withdrawn) = (shard.submit(0), shard.submit(0));
+    assert!(!ticket.is_done() && !withdrawn.is_done());
+    assert!(withdrawn.withdraw() && withdrawn.is_done());
+    let drain = shard.pool.drain();
+    shard.run(drain).unwrap();
+    assert!(ticket.is_done());
+}
