@@ -7,6 +7,7 @@
 use crate::tools::{Flag, Job, Pool, Ticket, poll_once, pool};
 use shardpool::executors::{Executor, SpawnError, Task};
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
 
@@ -30,13 +31,17 @@ impl Executor for ByHand {
 
 type Action = Box<dyn FnOnce() + Send>;
 
-/// A waker that does something once.
+/// A waker that counts, and does something once.
 #[derive(Default)]
-struct Act(Mutex<Option<Action>>);
+struct Act {
+    action: Mutex<Option<Action>>,
+    wakes: AtomicUsize,
+}
 
 impl Wake for Act {
     fn wake(self: Arc<Self>) {
-        let action = self.0.lock().unwrap().take();
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        let action = self.action.lock().unwrap().take();
         if let Some(action) = action {
             action();
         }
@@ -56,6 +61,11 @@ impl Workers {
     /// Drops one, as an executor may.
     pub(crate) fn lose_one(&self) {
         drop(self.0.lock().unwrap().pop());
+    }
+
+    /// How often one was woken.
+    pub(crate) fn wakes(&self) -> usize {
+        self.1.wakes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn poll(&self) {
@@ -88,18 +98,25 @@ impl Shard {
         self.pool.try_submit(Job::plain(id)).unwrap()
     }
 
+    /// Polls the dispatcher. True if it has itself polled again.
+    pub(crate) fn poll_dispatcher(&mut self) -> bool {
+        let woken = Flag::default();
+        let _ = poll_once(&mut self.dispatcher, &Waker::from(Arc::new(woken.clone())));
+        woken.is_set()
+    }
+
     /// Polls the dispatcher, with something that happens in the middle of it. True if it has itself
     /// polled again.
     pub(crate) fn poll(&mut self, action: impl FnOnce() + Send + 'static) -> bool {
-        let (happens, woken) = (Flag::default(), Flag::default());
+        let happens = Flag::default();
         let mark = happens.clone();
-        *self.workers.1.0.lock().unwrap() = Some(Box::new(move || {
+        *self.workers.1.action.lock().unwrap() = Some(Box::new(move || {
             mark.set();
             action();
         }));
-        let _ = poll_once(&mut self.dispatcher, &Waker::from(Arc::new(woken.clone())));
+        let again = self.poll_dispatcher();
         assert!(happens.is_set(), "the dispatcher has woken no worker");
-        woken.is_set()
+        again
     }
 
     /// Polls everything until a future is ready.

@@ -1,5 +1,6 @@
 //! Withdrawing, and what callers that go away do and don't (G8).
 
+use crate::by_hand::Shard;
 use crate::harness::{Bed, Door, suite, until, yield_at_random};
 use crate::tools::{
     Flag, Job, Live, Peek, Pool, Puppets, Ticket, assert_quiet, poll_once, pool,
@@ -481,4 +482,30 @@ async fn g08_a_granted_submission_dropped_unpolled_runs(bed: Bed) {
         queued.await.unwrap();
         assert_eq!(pool.drain().await.unwrap().committed, 3);
     }
+}
+
+#[test]
+fn g08_submissions_that_gave_up_waiting_are_forgotten_when_they_are_the_larger_part() {
+    const WAITING: usize = 200;
+    let mut shard = Shard::new(1, 1);
+    let ticket = shard.submit(0);
+    let live = Live::default();
+    let pool = shard.pool.clone();
+    let mut waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let mut submission = Box::pin(pool.submit(Job::plain(0).counted(&live)));
+            assert!(poll_once(&mut submission, Waker::noop()).is_pending());
+            submission
+        })
+        .collect();
+    shard.poll_dispatcher();
+    // Not those in front, which the dispatcher comes across.
+    waiting.drain(1..100);
+    shard.poll_dispatcher();
+    assert_eq!(live.count(), WAITING);
+    waiting.drain(1..3);
+    shard.poll_dispatcher();
+    assert_eq!(live.count(), waiting.len());
+    drop(waiting);
+    shard.run(ticket).unwrap();
 }

@@ -33,3 +33,4 @@ mod settings;
 mod shutdown;
 mod tickets;
 mod versions;
+mod wakes;
