@@ -644,7 +644,7 @@ mod tests {
             assert_eq!((front.enter_or_wait(), front.stats().waiting), (Entry::Full, waiting));
         }
         for _ in 0..LOBBY_SLACK {
-            assert!(front.has_waiting() && front.has_lobby());
+            assert!(front.has_waiting() && front.has_lobby() && !front.is_calm());
             front.stop_waiting();
         }
         assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, false, true));
@@ -709,6 +709,7 @@ mod tests {
         front.relax();
         assert!(!attention());
         front.close();
+        assert!(!front.is_calm());
         front.relax();
         assert!(attention());
     }

@@ -1,21 +1,11 @@
 //! One poll of a future of the pool's does so much and no more: whoever shares its thread has a turn (G18).
 
 use crate::by_hand::ByHand;
-use crate::tools::poll_once;
-use shardpool::{Command, Context, Failure, ShardPool, handler_fn};
+use crate::tools::{Touch, poll_once};
+use shardpool::{Context, Failure, ShardPool, handler_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
-
-struct Touch;
-
-impl Command for Touch {
-    type AggregateId = ();
-
-    fn aggregate_id(&self) -> &() {
-        &()
-    }
-}
 
 /// Polls a task until a count has come to `all`; the most that one poll has added.
 fn most_in_one_poll(all: usize, count: &AtomicUsize, mut poll: impl FnMut()) -> usize {

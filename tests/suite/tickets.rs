@@ -1,8 +1,10 @@
 //! What a ticket is as a future.
 
 use crate::by_hand::Shard;
-use crate::tools::{Flag, poll_once};
-use std::sync::Arc;
+use crate::tools::{Flag, Live, Touch, poll_once};
+use shardpool::executors::Threads;
+use shardpool::{Context, Failure, ShardPool, handler_fn};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 #[test]
@@ -19,6 +21,23 @@ fn g17_a_ticket_keeps_the_waker_it_was_last_polled_with_and_no_other() {
     shard.run(drain).unwrap();
     assert_eq!((holders(), wakers.each_ref().map(|w| w.is_set())), ([1, 1], [true, false]));
     shard.run(ticket).unwrap();
+}
+
+#[test]
+fn g17_a_clone_of_a_context_keeps_what_its_command_left_no_longer_than_it_lives() {
+    let (live, kept) = (Live::default(), Arc::new(Mutex::new(None)));
+    let (of_output, keep) = (live.clone(), Arc::clone(&kept));
+    let handler = handler_fn(move |_: &mut (), _: Touch, cx: &Context| {
+        *keep.lock().unwrap() = Some(cx.clone());
+        drop(cx.clone());
+        Ok::<_, Failure<()>>(of_output.one())
+    });
+    let pool = ShardPool::builder(handler).shards(1).start(Threads::new()).unwrap();
+    drop(pool.blocking_submit(Touch).unwrap());
+    pool.drain().blocking_wait().unwrap();
+    assert_eq!(live.count(), 1);
+    drop(kept.lock().unwrap().take());
+    assert_eq!(live.count(), 0);
 }
 
 #[test]

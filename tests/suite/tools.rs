@@ -78,6 +78,17 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Command for Job<K> {
     }
 }
 
+/// A command that says nothing.
+pub(crate) struct Touch;
+
+impl Command for Touch {
+    type AggregateId = ();
+
+    fn aggregate_id(&self) -> &() {
+        &()
+    }
+}
+
 /// Does what the command says.
 pub(crate) struct Script<K = u64>(PhantomData<fn() -> K>);
 
