@@ -181,6 +181,39 @@ fn a_submission_is_granted_or_given_up() {
     });
 }
 
+/// As when a dispatcher is dropped, or panics in the middle of a decision.
+fn drop_waiting(begin: bool) {
+    check(move || {
+        let front = front();
+        let (cell, envelope, living) = waiting(&front);
+        let queue = thread::spawn(move || {
+            // False if the submission was given up before.
+            let _ = begin && envelope.begin_grant();
+            drop(envelope);
+        });
+        if cell.abandon() {
+            front.stop_waiting();
+        } else {
+            let refused = block_on(poll_fn(|cx| cell.poll_granted(cx)));
+            assert!(matches!(refused, Err(Refused::Closed(_))));
+        }
+        queue.join().unwrap();
+        assert!(!front.has_waiting());
+        drop(cell);
+        assert_eq!(living(), 0);
+    });
+}
+
+#[test]
+fn a_waiting_submission_whose_envelope_is_dropped_is_refused_or_given_up() {
+    drop_waiting(false);
+}
+
+#[test]
+fn a_submission_whose_envelope_is_dropped_in_a_decision_is_refused_or_given_up() {
+    drop_waiting(true);
+}
+
 #[test]
 fn a_grant_wakes_a_submission_that_falls_asleep_and_then_it_is_answered() {
     check(|| {
