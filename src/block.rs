@@ -189,7 +189,7 @@ impl List {
 
 impl Drop for Lists {
     fn drop(&mut self) {
-        for (i, list) in self.0.iter().enumerate() {
+        for (lines, list) in (1..).zip(&self.0) {
             for chain in [&list.head, &list.batch] {
                 let mut head = chain.replace(null_mut());
                 while let Some(block) = NonNull::new(head) {
@@ -197,7 +197,7 @@ impl Drop for Lists {
                     // with this layout: some lines of the cache.
                     unsafe {
                         head = block.read().next;
-                        dealloc(block.as_ptr().cast(), layout_of(i + 1));
+                        dealloc(block.as_ptr().cast(), layout_of(lines));
                     }
                 }
             }

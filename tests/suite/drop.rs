@@ -44,7 +44,7 @@ async fn g17_after_the_last_handle_accepted_commands_finish_and_every_task_ends(
 }
 
 async fn g17_an_idle_pool_ends_with_its_last_handle(bed: Bed) {
-    for round in 0..50 {
+    for round in 0..16 {
         let puppets = Puppets::new(bed.executor());
         let tasks = puppets.tasks();
         let pool = pool(puppets, 2, 2, 8);
@@ -52,7 +52,7 @@ async fn g17_an_idle_pool_ends_with_its_last_handle(bed: Bed) {
             pool.send(Job::plain(id)).await.unwrap();
         }
         // Most often long enough for its futures to fall asleep.
-        for _ in 0..10 * round {
+        for _ in 0..20 * round {
             yield_now().await;
             std::thread::yield_now();
         }

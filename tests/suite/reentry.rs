@@ -1,5 +1,6 @@
 //! Waits inside handlers: what could never end is refused, what can end does (G9).
 
+use crate::by_hand::ByHand;
 use crate::harness::{Bed, Door, On, load, run, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
@@ -887,4 +888,71 @@ fn g09_on_threads_blocking_waits_end_or_are_refused_as_others_are() {
         assert!(*refused.lock().unwrap() >= 1);
     }
     run(On::Threads, test);
+}
+
+/// Passes a door, then submits to another aggregate; whether that was refused.
+fn submitting_job(pool: &Pool, id: u64, door: &Door, to: u64) -> Job {
+    let (pool, door) = (pool.clone(), door.clone());
+    Job::new(id, move |_| async move {
+        door.pass().await;
+        match pool.submit(Job::plain(to)).await {
+            Ok(ticket) => {
+                drop(ticket);
+                Ok(0)
+            }
+            Err(SubmitError::Deadlock(_)) => Ok(1),
+            Err(other) => panic!("{other:?}"),
+        }
+    })
+}
+
+/// A waits for room in shard 1, and B, there, for room in shard 0, which holds a command that is behind
+/// no handler that waits. Polled by hand, as shard 1 must judge before shard 0 has looked again.
+#[test]
+fn g09_what_a_shard_once_said_of_its_queue_counts_no_more_when_that_has_changed() {
+    let executor = ByHand::default();
+    let pool = pool(executor.clone(), 2, 2, 1);
+    let mut tasks = executor.tasks();
+    let mut poll = |which: std::ops::Range<usize>| {
+        for task in &mut tasks[which] {
+            assert!(poll_once(task, Waker::noop()).is_pending());
+        }
+    };
+    let poll_all = |poll: &mut dyn FnMut(std::ops::Range<usize>)| (0..20).for_each(|_| poll(0..6));
+    let (a, b) = (id_on(&pool, 0, &[]), id_on(&pool, 1, &[]));
+    let other = id_on(&pool, 0, &[a]);
+    let (door_a, door_b, door) = (Door::closed(), Door::closed(), Door::closed());
+    let mut ended = Vec::new();
+    for (id, door, to) in [(a, &door_a, b), (b, &door_b, a)] {
+        ended.push(pool.try_submit(submitting_job(&pool, id, door, to)).unwrap());
+    }
+    poll_all(&mut poll);
+    // Both shards are full of what is behind their handlers, and somebody waits for room in shard 0.
+    let behind_a = pool.try_submit(Job::plain(a)).unwrap();
+    let behind_b = pool.try_submit(Job::plain(b)).unwrap();
+    let mut waits = Box::pin(pool.submit(Job::at(other, &door)));
+    assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+    poll_all(&mut poll);
+    // With A waiting, shard 0 says what is behind A. Then that changes.
+    door_a.open();
+    poll_all(&mut poll);
+    assert!(behind_a.withdraw());
+    poll_all(&mut poll);
+    let Poll::Ready(granted) = poll_once(&mut waits, Waker::noop()) else { panic!("no room") };
+    ended.push(granted.unwrap());
+    ended.push(pool.try_submit(Job::plain(other)).unwrap());
+    ended.push(behind_b);
+    // B begins to wait, and the dispatcher of its shard looks at the boards.
+    door_b.open();
+    poll(4..6);
+    poll(3..4);
+    poll_all(&mut poll);
+    door.open();
+    poll_all(&mut poll);
+    for mut ticket in ended {
+        let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
+            panic!("a command hangs: {:?}", pool.stats())
+        };
+        assert_eq!(outcome.unwrap().output, 0, "a wait that can end was refused");
+    }
 }
