@@ -51,22 +51,18 @@ pub struct Ticket<C: Command, O: Send, E: Send> {
 
 /// The caller side of an accepted command.
 pub(crate) struct Waiter<T: Types> {
-    cell: Option<Held<T>>,
+    // First: the published wait holds the cell as well, which is to be recycled.
     watch: Watch,
+    cell: Held<T>,
 }
 
 impl<T: Types + 'static> Waiter<T> {
     pub(crate) fn new(cell: Held<T>, watch: Watch) -> Self {
-        Self { cell: Some(cell), watch }
-    }
-
-    fn cell(&self) -> &Held<T> {
-        self.cell.as_ref().expect("a waiter holds its cell until it is dropped")
+        Self { watch, cell }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T::Output, T::Error>> {
-        let cell = self.cell.as_ref().expect("a waiter holds its cell until it is dropped");
-        poll_outcome(cell, &mut self.watch, cx)
+        poll_outcome(&self.cell, &mut self.watch, cx)
     }
 }
 
@@ -94,14 +90,6 @@ pub(crate) fn poll_outcome<T: Types + 'static>(
             cx.waker().wake_by_ref();
             Poll::Pending
         }
-    }
-}
-
-impl<T: Types> Drop for Waiter<T> {
-    fn drop(&mut self) {
-        // The wait first: it holds the cell as well, which is to be recycled.
-        self.watch.take_off();
-        self.cell = None;
     }
 }
 
@@ -143,7 +131,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// assert_eq!(running.blocking_wait().unwrap().version, 1);
     /// ```
     pub fn withdraw(&self) -> bool {
-        self.inner.cell().withdraw()
+        self.inner.cell.withdraw()
     }
 
     /// Whether the outcome is there, so that awaiting the ticket would not wait.
@@ -169,7 +157,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// assert!(ticket.is_done());
     /// ```
     pub fn is_done(&self) -> bool {
-        self.inner.cell().is_done()
+        self.inner.cell.is_done()
     }
 
     /// Blocks the thread until the outcome is there.
@@ -219,7 +207,6 @@ impl<C: Command, O: Send, E: Send> Unpin for Ticket<C, O, E> {}
 
 impl<C: Command, O: Send, E: Send> fmt::Debug for Ticket<C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_done = self.inner.cell.as_ref().is_some_and(|cell| cell.is_done());
-        f.debug_struct("Ticket").field("is_done", &is_done).finish()
+        f.debug_struct("Ticket").field("is_done", &self.inner.cell.is_done()).finish()
     }
 }

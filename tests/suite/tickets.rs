@@ -1,7 +1,7 @@
 //! What a ticket is as a future.
 
 use crate::by_hand::Shard;
-use crate::tools::{Flag, Live, Touch, poll_once};
+use crate::tools::{Flag, Job, Live, Touch, poll_once};
 use shardpool::executors::Threads;
 use shardpool::{Context, Failure, ShardPool, handler_fn};
 use std::sync::{Arc, Mutex};
@@ -58,4 +58,16 @@ fn g06_a_ticket_is_done_when_its_outcome_is_there_and_not_before() {
     let drain = shard.pool.drain();
     shard.run(drain).unwrap();
     assert!(ticket.is_done());
+}
+
+#[test]
+fn g09_a_blocking_wait_for_what_is_done_is_never_refused() {
+    let mut shard = Shard::new(1, 8);
+    let done = shard.submit(0);
+    let later = shard.submit(1);
+    shard.run(later).unwrap();
+    assert!(done.is_done());
+    let job = Job::new(2, |_| async { Ok(u64::from(done.blocking_wait().is_ok())) });
+    let ticket = shard.pool.try_submit(job).unwrap();
+    assert_eq!(shard.run(ticket).unwrap().output, 1);
 }
