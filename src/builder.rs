@@ -439,3 +439,19 @@ impl<H: CommandHandler, L> fmt::Debug for Builder<H, L> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use crate::command::tests::Touch;
+    use crate::{Context, Failure, ShardPool, handler_fn};
+
+    #[test]
+    fn g14_as_many_workers_as_are_allowed_are_accepted_and_not_one_more() {
+        let handler = || handler_fn(|_: &mut (), _: Touch, _: &Context| Ok::<_, Failure<()>>(()));
+        let check = |shards, workers| {
+            let builder = ShardPool::builder(handler()).shards(shards).workers_per_shard(workers);
+            builder.check(false).map_err(|error| error.value)
+        };
+        assert_eq!((check(1024, 1024), check(1024, 1025)), (Ok(()), Err(1025)));
+    }
+}

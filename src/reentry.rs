@@ -434,7 +434,7 @@ fn judge(target: &Target) -> Verdict {
 
 /// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
 /// every queued command is behind a handler that can't end. If so, room will never come; the answer is
-/// the cells of the submissions that handlers wait with, to be refused.
+/// the cells of what those handlers wait for: the submissions among them are to be refused.
 pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
     let new = front.board.report(backlogs);
     fence(Ordering::SeqCst);
@@ -452,14 +452,12 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
         .iter()
         .filter(|node| !node.can_end)
         .flat_map(|node| node.waits.iter())
+        // Whichever of them are in this shard's lobby.
         .filter_map(|wait| match &wait.target {
-            Target::Room { front: of, cell } | Target::Command { front: of, cell, .. } => {
-                let cell = cell.as_ref()?;
-                let waits = Arc::ptr_eq(of, front) && cell.stage() == Stage::Waiting;
-                waits.then(|| cell.address())
-            }
+            Target::Room { cell, .. } | Target::Command { cell, .. } => cell.as_ref(),
             Target::Drain(_) => None,
         })
+        .map(Probed::address)
         .collect()
 }
 
