@@ -19,11 +19,12 @@
 //! (Two that close it at the same moment may both be refused.)
 //!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
-//! and somebody waiting reports on its board how much waits behind each lane that is out, and asks
-//! the shards that its handlers wait for to look again; who judges counts on all reports. A dispatcher
-//! retracts its report before it makes any of it untrue (it hands a lane out, grants room, sweeps),
-//! and who judges looks last whether the reports that it counted on still stand. It goes on without
-//! those that don't: their dispatchers ask for another judgement if they have to report anew.
+//! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
+//! all reports. A dispatcher retracts its report before it makes any of it untrue (it hands a lane out,
+//! grants room, sweeps), and who judges looks last whether the reports that it counted on still stand.
+//! It goes on without those that don't. Of the dispatchers of a jam the one that reports last sees all,
+//! and need not have the others look again: its report matters to them only if a handler waits for
+//! room in its own shard, and that wait it refuses itself.
 //!
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
 //! thread-local. The boards are read without blocking through `arc_swap`.
@@ -213,13 +214,11 @@ impl Board {
         self.behind[worker].store(commands, Ordering::Relaxed);
     }
 
-    /// Only for the dispatcher. True if this was not what it last said.
-    fn report(&self, backlogs: Backlogs) -> bool {
-        let new = self.report.load().as_deref() != Some(&backlogs);
-        if new {
+    /// Only for the dispatcher. What it has said before stands, if nothing has changed.
+    fn report(&self, backlogs: Backlogs) {
+        if self.report.load().as_deref() != Some(&backlogs) {
             self.report.store(Some(Arc::new(backlogs)));
         }
-        new
     }
 
     /// Only for the dispatcher: what it reported is about to become untrue.
@@ -436,14 +435,10 @@ fn judge(target: &Target) -> Verdict {
 /// every queued command is behind a handler that can't end. If so, room will never come; the answer is
 /// the cells of what those handlers wait for: the submissions among them are to be refused.
 pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
-    let new = front.board.report(backlogs);
+    front.board.report(backlogs);
     fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
     let graph = Graph::around(&room, true);
-    if new {
-        // They may be in the same jam, and have judged before they could see this report.
-        graph.ask_others(front);
-    }
     if !graph.is_full(front) {
         return Vec::new();
     }
@@ -467,7 +462,11 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
     let room = Target::Room { front: Arc::clone(front), cell: None };
     let graph = Graph::around(&room, false);
     // A shard may be jammed now that counted on the lost worker.
-    graph.ask_others(front);
+    for Reached { front: other, .. } in &graph.fronts {
+        if !Arc::ptr_eq(other, front) {
+            other.ask_for_review_if_waiting();
+        }
+    }
     graph.has_worker(front)
 }
 
@@ -543,8 +542,7 @@ impl Graph {
         !opens.is_empty()
     }
 
-    /// Marks the shards whose reports are not true any more; true if there are any. Their dispatchers
-    /// ask for another judgement once they have reported anew.
+    /// Marks the shards whose reports are not true any more; true if there are any.
     fn mark_stale(&mut self) -> bool {
         let mut found = false;
         for Reached { front, report, full } in self.fronts.iter_mut().filter(|r| r.full) {
@@ -554,13 +552,6 @@ impl Graph {
             }
         }
         found
-    }
-
-    /// Asks the other shards to judge again, if somebody waits for room there.
-    fn ask_others(&self, than: &Arc<Front>) {
-        for Reached { front, .. } in self.fronts.iter().filter(|r| !Arc::ptr_eq(&r.front, than)) {
-            front.ask_for_review_if_waiting();
-        }
     }
 
     fn is_full(&self, front: &Arc<Front>) -> bool {

@@ -119,6 +119,14 @@ impl Shard {
         again
     }
 
+    /// Polls everything until nothing happens any more.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..20 {
+            self.poll_dispatcher();
+            self.workers.poll();
+        }
+    }
+
     /// Polls everything until a future is ready.
     pub(crate) fn run<F: Future + Unpin>(&mut self, mut future: F) -> F::Output {
         for _ in 0..1_000 {

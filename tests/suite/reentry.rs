@@ -1,12 +1,13 @@
 //! Waits inside handlers: what could never end is refused, what can end does (G9).
 
-use crate::by_hand::ByHand;
+use crate::by_hand::{ByHand, Shard};
 use crate::harness::{Bed, Door, On, load, run, suite, until, yield_at_random};
 use crate::tools::{
     Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
 };
 use futures::channel::oneshot;
-use shardpool::executors::Executor;
+use futures::future::BoxFuture;
+use shardpool::executors::{Executor, SpawnError, Task, Threads};
 use shardpool::{
     CommandError, DrainError, Failure, Loaded, SendError, Sending, ShardPool, Submission,
     SubmitError, loader_fn,
@@ -890,6 +891,66 @@ fn g09_on_threads_blocking_waits_end_or_are_refused_as_others_are() {
     run(On::Threads, test);
 }
 
+/// Passes a door, then sends to another aggregate; whether that was refused.
+fn sending_job_at(pool: &Pool, id: u64, door: &Door, to: u64) -> Job {
+    let (pool, door) = (pool.clone(), door.clone());
+    Job::new(id, move |_| async move {
+        door.pass().await;
+        Ok(u64::from(was_refused(pool.send(Job::plain(to)).await)))
+    })
+}
+
+#[test]
+fn g09_no_false_refusal_of_a_send_to_an_aggregate_whose_own_send_waits_for_room() {
+    let mut shard = Shard::new(3, 1);
+    let doors = [(); 3].map(|()| Door::closed());
+    let jobs = [
+        sending_job_at(&shard.pool, 1, &doors[0], 4),
+        sending_job_at(&shard.pool, 2, &doors[1], 1),
+        Job::at(3, &doors[2]),
+    ];
+    let mut tickets = Vec::new();
+    for job in jobs {
+        tickets.push(shard.pool.try_submit(job).unwrap());
+        shard.settle();
+    }
+    tickets.push(shard.submit(3));
+    // The first waits for room, the second for the first; the third makes room.
+    for door in doors {
+        door.open();
+        shard.settle();
+    }
+    for ticket in tickets {
+        assert_eq!(shard.run(ticket).unwrap().output, 0, "a wait that can end was refused");
+    }
+}
+
+#[test]
+fn g09_a_blocking_wait_that_has_ended_leaves_its_thread_to_the_next() {
+    /// All but one of its threads may block.
+    #[derive(Clone)]
+    struct OfTwo(Threads);
+
+    impl Executor for OfTwo {
+        fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+            self.0.spawn(task)
+        }
+
+        fn threads(&self) -> usize {
+            2
+        }
+    }
+
+    let pool = pool(OfTwo(Threads::new()), 1, 2, 8);
+    for id in 0..3 {
+        let inner = pool.clone();
+        let job = Job::new(id, move |_| async move {
+            Ok(u64::from(was_refused(inner.blocking_send(Job::plain(10)))))
+        });
+        assert_eq!(pool.blocking_send(job).unwrap().output, 0);
+    }
+}
+
 /// Passes a door, then submits to another aggregate; whether that was refused.
 fn submitting_job(pool: &Pool, id: u64, door: &Door, to: u64) -> Job {
     let (pool, door) = (pool.clone(), door.clone());
@@ -906,53 +967,103 @@ fn submitting_job(pool: &Pool, id: u64, door: &Door, to: u64) -> Job {
     })
 }
 
-/// A waits for room in shard 1, and B, there, for room in shard 0, which holds a command that is behind
-/// no handler that waits. Polled by hand, as shard 1 must judge before shard 0 has looked again.
-#[test]
-fn g09_what_a_shard_once_said_of_its_queue_counts_no_more_when_that_has_changed() {
-    let executor = ByHand::default();
-    let pool = pool(executor.clone(), 2, 2, 1);
-    let mut tasks = executor.tasks();
-    let mut poll = |which: std::ops::Range<usize>| {
-        for task in &mut tasks[which] {
+/// Two full shards, polled by hand. A, of shard 0, waits for room in shard 1; somebody else waits for
+/// room in shard 0, which has said that all it holds is behind A. B, of shard 1, is about to wait for
+/// room in shard 0.
+struct TwoShards {
+    pool: Pool,
+    tasks: Vec<Task>,
+    a: u64,
+    behind_a: Ticket,
+    /// Of A, B, and what is behind B.
+    tickets: Vec<Ticket>,
+    waits: BoxFuture<'static, Result<Ticket, SubmitError<Job>>>,
+    door_b: Door,
+}
+
+impl TwoShards {
+    /// `other` makes the job of who waits for room in shard 0.
+    fn new(other: impl FnOnce(u64) -> Job) -> Self {
+        let executor = ByHand::default();
+        let pool = pool(executor.clone(), 2, 2, 1);
+        let (a, b) = (id_on(&pool, 0, &[]), id_on(&pool, 1, &[]));
+        let (door_a, door_b) = (Door::closed(), Door::closed());
+        let jobs = [(a, &door_a, b), (b, &door_b, a)];
+        let jobs = jobs.map(|(id, door, to)| submitting_job(&pool, id, door, to));
+        let mut tickets: Vec<_> = jobs.into_iter().map(|j| pool.try_submit(j).unwrap()).collect();
+        let mut tasks = executor.tasks();
+        poll_all(&mut tasks);
+        let behind_a = pool.try_submit(Job::plain(a)).unwrap();
+        tickets.push(pool.try_submit(Job::plain(b)).unwrap());
+        let (inner, other) = (pool.clone(), other(id_on(&pool, 0, &[a])));
+        let mut waits: BoxFuture<_> = Box::pin(async move { inner.submit(other).await });
+        assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+        poll_all(&mut tasks);
+        door_a.open();
+        poll_all(&mut tasks);
+        Self { pool, tasks, a, behind_a, tickets, waits, door_b }
+    }
+
+    fn settle(&mut self) {
+        poll_all(&mut self.tasks);
+    }
+
+    /// Who waited for room has some.
+    fn grant(&mut self) {
+        match poll_once(&mut self.waits, Waker::noop()) {
+            Poll::Ready(granted) => self.tickets.push(granted.unwrap()),
+            Poll::Pending => panic!("no room: {:?}", self.pool.stats()),
+        }
+    }
+
+    /// B begins to wait, and the dispatcher of its shard judges before that of the other looks again.
+    fn judge(&mut self) {
+        self.door_b.open();
+        poll_all(&mut self.tasks[4..6]);
+        poll_all(&mut self.tasks[3..4]);
+        self.settle();
+    }
+
+    fn assert_none_refused(self) {
+        for mut ticket in self.tickets {
+            let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
+                panic!("a command hangs: {:?}", self.pool.stats())
+            };
+            assert_eq!(outcome.unwrap().output, 0, "a wait that can end was refused");
+        }
+    }
+}
+
+fn poll_all(tasks: &mut [Task]) {
+    for _ in 0..20 {
+        for task in &mut *tasks {
             assert!(poll_once(task, Waker::noop()).is_pending());
         }
-    };
-    let poll_all = |poll: &mut dyn FnMut(std::ops::Range<usize>)| (0..20).for_each(|_| poll(0..6));
-    let (a, b) = (id_on(&pool, 0, &[]), id_on(&pool, 1, &[]));
-    let other = id_on(&pool, 0, &[a]);
-    let (door_a, door_b, door) = (Door::closed(), Door::closed(), Door::closed());
-    let mut ended = Vec::new();
-    for (id, door, to) in [(a, &door_a, b), (b, &door_b, a)] {
-        ended.push(pool.try_submit(submitting_job(&pool, id, door, to)).unwrap());
     }
-    poll_all(&mut poll);
-    // Both shards are full of what is behind their handlers, and somebody waits for room in shard 0.
-    let behind_a = pool.try_submit(Job::plain(a)).unwrap();
-    let behind_b = pool.try_submit(Job::plain(b)).unwrap();
-    let mut waits = Box::pin(pool.submit(Job::at(other, &door)));
-    assert!(poll_once(&mut waits, Waker::noop()).is_pending());
-    poll_all(&mut poll);
-    // With A waiting, shard 0 says what is behind A. Then that changes.
-    door_a.open();
-    poll_all(&mut poll);
-    assert!(behind_a.withdraw());
-    poll_all(&mut poll);
-    let Poll::Ready(granted) = poll_once(&mut waits, Waker::noop()) else { panic!("no room") };
-    ended.push(granted.unwrap());
-    ended.push(pool.try_submit(Job::plain(other)).unwrap());
-    ended.push(behind_b);
-    // B begins to wait, and the dispatcher of its shard looks at the boards.
-    door_b.open();
-    poll(4..6);
-    poll(3..4);
-    poll_all(&mut poll);
+}
+
+#[test]
+fn g09_what_a_shard_once_said_of_its_queue_counts_no_more_when_that_has_changed() {
+    let door = Door::closed();
+    let mut shards = TwoShards::new(|other| Job::at(other, &door));
+    assert!(shards.behind_a.withdraw());
+    shards.settle();
+    shards.grant();
+    // As many as were behind A, but behind a handler that will end.
+    let other = id_on(&shards.pool, 0, &[shards.a]);
+    shards.tickets.push(shards.pool.try_submit(Job::plain(other)).unwrap());
+    shards.judge();
     door.open();
-    poll_all(&mut poll);
-    for mut ticket in ended {
-        let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
-            panic!("a command hangs: {:?}", pool.stats())
-        };
-        assert_eq!(outcome.unwrap().output, 0, "a wait that can end was refused");
-    }
+    shards.settle();
+    shards.assert_none_refused();
+}
+
+#[test]
+fn g09_what_a_shard_said_of_its_queue_is_not_counted_on_before_it_has_seen_a_withdrawal() {
+    let mut shards = TwoShards::new(Job::plain);
+    assert!(shards.behind_a.withdraw());
+    shards.judge();
+    shards.grant();
+    shards.settle();
+    shards.assert_none_refused();
 }
