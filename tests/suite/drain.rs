@@ -348,13 +348,13 @@ async fn g15_a_drain_dropped_and_made_again_ends_the_same(bed: Bed) {
 }
 
 async fn g15_an_idle_pool_drains(bed: Bed) {
-    for round in 0..50 {
+    for round in 0..16 {
         let puppets = Puppets::new(bed.executor());
         let tasks = puppets.tasks();
         let pool = pool(puppets, 2, 2, 8);
         bed.watch(Peek(pool.downgrade()));
         // Sometimes before its futures are first polled, most often when they sleep.
-        for _ in 0..10 * round {
+        for _ in 0..20 * round {
             yield_now().await;
             thread::yield_now();
         }
