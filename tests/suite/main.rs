@@ -15,6 +15,7 @@ mod cancel;
 mod deadline;
 mod drain;
 mod drop;
+mod errors;
 mod eviction;
 mod fairness;
 mod handout;
