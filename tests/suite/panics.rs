@@ -1,13 +1,14 @@
 //! Panics of user code end at most the command at hand (G7).
 
+use crate::by_hand::ByHand;
 use crate::harness::{Bed, Door, suite, until, yield_at_random, yield_now};
 use crate::tools::{
-    Bomb, Error, Flag, Handled, Job, Live, Peek, Pool, Puppets, Script, WANTED, WakeWith,
+    Bomb, Error, Flag, Handled, Job, Live, Peek, Pool, Puppets, Script, Touch, WANTED, WakeWith,
     assert_quiet, hush_wanted_panics, poll_once, pool,
 };
 use shardpool::{
     Command, CommandError, CommandHandler, Context, Failure, Loaded, Outcomes, ShardPool,
-    SubmitError, TrySubmitError, loader_fn,
+    SubmitError, TrySubmitError, handler_fn, loader_fn,
 };
 use std::future::Future;
 use std::hash::{Hash, Hasher};
@@ -521,6 +522,25 @@ async fn g07_a_destructor_of_a_handlers_future_ends_its_command(bed: Bed) {
     }
     assert_eq!(tasks.count(), 1 + WORKERS);
     assert_eq!(pool.drain().await.unwrap().panicked, 30);
+}
+
+/// Polled by hand: a panic in one of the pool's futures would be this test's.
+#[test]
+fn g07_a_destructor_of_a_handler_does_not_unwind_into_the_executor() {
+    hush_wanted_panics();
+    let bomb = Bomb("a handler");
+    let handler = handler_fn(move |_: &mut (), _: Touch, _: &Context| {
+        let _held = &bomb;
+        Ok::<_, Failure<()>>(())
+    });
+    let executor = ByHand::default();
+    let pool = ShardPool::builder(handler).shards(1).workers_per_shard(1).start(executor.clone());
+    let mut ticket = pool.unwrap().try_submit(Touch).unwrap();
+    let mut tasks = executor.tasks();
+    for _ in 0..20 {
+        tasks.retain_mut(|task| poll_once(task, Waker::noop()).is_pending());
+    }
+    assert!(tasks.is_empty() && poll_once(&mut ticket, Waker::noop()).is_ready());
 }
 
 async fn g07_a_destructor_in_a_dropped_worker_strands_no_ticket(bed: Bed) {
