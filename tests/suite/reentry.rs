@@ -12,6 +12,7 @@ use shardpool::{
     CommandError, DrainError, Failure, Loaded, SendError, Sending, ShardPool, Submission,
     SubmitError, loader_fn,
 };
+use std::future::pending;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -1034,10 +1035,13 @@ impl TwoShards {
     }
 }
 
+/// What has ended is replaced by what never does.
 fn poll_all(tasks: &mut [Task]) {
     for _ in 0..20 {
         for task in &mut *tasks {
-            assert!(poll_once(task, Waker::noop()).is_pending());
+            if poll_once(task, Waker::noop()).is_ready() {
+                *task = Box::pin(pending());
+            }
         }
     }
 }
@@ -1066,4 +1070,39 @@ fn g09_what_a_shard_said_of_its_queue_is_not_counted_on_before_it_has_seen_a_wit
     shards.grant();
     shards.settle();
     shards.assert_none_refused();
+}
+
+/// A, of shard 0, waits for room in shard 1, where all is behind B; B waits for a command of shard 0, which
+/// the other worker there is to run, and that is lost. Then only A's could, after A.
+#[test]
+fn g09_a_jam_that_a_lost_worker_has_closed_is_refused() {
+    let executor = ByHand::default();
+    let pool = pool(executor.clone(), 2, 2, 1);
+    let mut tasks = executor.tasks();
+    let (a, b) = (id_on(&pool, 0, &[]), id_on(&pool, 1, &[]));
+    let (y, c) = (id_on(&pool, 0, &[a]), id_on(&pool, 1, &[b]));
+    let (door_a, door_b) = (Door::closed(), Door::closed());
+    let waits = pool.try_submit(submitting_job(&pool, a, &door_a, c)).unwrap();
+    let sends = pool.try_submit(sending_job_at(&pool, b, &door_b, y)).unwrap();
+    poll_all(&mut tasks);
+    let behind = pool.try_submit(Job::plain(b)).unwrap();
+    door_b.open();
+    poll_all(&mut tasks[3..6]);
+    // The worker that has A runs first, so it is that in front.
+    poll_all(&mut tasks[0..1]);
+    door_a.open();
+    poll_all(&mut tasks[1..2]);
+    poll_all(&mut tasks[3..4]);
+    let asked = Flag::default();
+    assert!(poll_once(&mut tasks[3], &Waker::from(Arc::new(asked.clone()))).is_pending());
+    tasks[2] = Box::pin(pending());
+    poll_all(&mut tasks[0..1]);
+    assert!(asked.is_set(), "shard 1 is not asked to judge again");
+    poll_all(&mut tasks);
+    for (mut ticket, is_refused) in [(waits, 1), (sends, 0), (behind, 0)] {
+        let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
+            panic!("a command hangs: {:?}", pool.stats())
+        };
+        assert_eq!(outcome.unwrap().output, is_refused);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod floor;
 mod front;
+mod idle;
 mod lane;
 mod ring;
 
