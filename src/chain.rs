@@ -65,7 +65,7 @@ impl<T: Types> Chain<T> {
 
     /// Discards the envelopes of withdrawn commands.
     pub(crate) fn sweep(&mut self) {
-        *self = self.all.swept();
+        *self = self.all.parted().0;
     }
 }
 
@@ -113,21 +113,24 @@ impl<T: Types> Turn<T> {
 
     /// Discards the envelopes of withdrawn commands.
     pub(crate) fn sweep(&mut self) {
-        *self = self.swept().all;
+        drop(self.take_withdrawn());
     }
 
-    /// What is left when the envelopes of withdrawn commands are gone.
-    fn swept(&mut self) -> Chain<T> {
-        let mut kept = Chain::default();
+    /// Takes out the envelopes of withdrawn commands. Dropped, their tombstones are buried.
+    pub(crate) fn take_withdrawn(&mut self) -> Self {
+        let (kept, withdrawn) = self.parted();
+        *self = kept.all;
+        withdrawn.all
+    }
+
+    /// What is left without the envelopes of withdrawn commands, and those.
+    fn parted(&mut self) -> (Chain<T>, Chain<T>) {
+        let (mut kept, mut withdrawn) = (Chain::default(), Chain::default());
         while let Some(envelope) = self.pop_front() {
-            if envelope.is_withdrawn() {
-                // Nothing to claim: this buries the tombstone.
-                drop(envelope);
-            } else {
-                kept.push_back(envelope);
-            }
+            let chain = if envelope.is_withdrawn() { &mut withdrawn } else { &mut kept };
+            chain.push_back(envelope);
         }
-        kept
+        (kept, withdrawn)
     }
 }
 

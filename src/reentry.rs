@@ -24,7 +24,8 @@
 //! grants room, sweeps), and who judges looks last whether the reports that it counted on still stand.
 //! It goes on without those that don't. Of the dispatchers of a jam the one that reports last sees all,
 //! and need not have the others look again: its report matters to them only if a handler waits for
-//! room in its own shard, and that wait it refuses itself.
+//! room in its own shard, and that wait it refuses itself. (If its own judgement does not reach that
+//! handler, what it does reach is a jam without it, in which another has reported last.)
 //!
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
 //! thread-local. The boards are read without blocking through `arc_swap`.
@@ -210,7 +211,7 @@ impl Board {
 
     /// Only for the worker: at each wait that is published, and when its turn was swept meanwhile.
     pub(crate) fn set_behind(&self, worker: usize, commands: usize) {
-        // Relaxed: the publication that follows carries it; after a sweep, the order to review.
+        // Relaxed: the publication that follows carries it; after a sweep, the count of tombstones.
         self.behind[worker].store(commands, Ordering::Relaxed);
     }
 

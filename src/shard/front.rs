@@ -336,7 +336,8 @@ impl Front {
 
     /// The envelope of a counted tombstone is gone.
     pub(crate) fn tombstone_gone(&self) {
-        let before = self.tombstones.fetch_sub(1, Ordering::Relaxed);
+        // Release: who sees none sees what was told before the last was buried.
+        let before = self.tombstones.fetch_sub(1, Ordering::Release);
         debug_assert!(before > 0, "more tombstones gone than there were");
         if before == 1 {
             // They were in the way of a judgement about who waits.
@@ -346,7 +347,7 @@ impl Front {
 
     /// Whether withdrawn commands sit in the shard's queues.
     pub(crate) fn has_tombstones(&self) -> bool {
-        self.tombstones.load(Ordering::Relaxed) != 0
+        self.tombstones.load(Ordering::Acquire) != 0
     }
 
     // ---- the gate ----

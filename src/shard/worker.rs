@@ -254,14 +254,11 @@ where
             return true;
         }
         pace.seen = orders;
-        let before = turn.len();
-        // A handler that waits has less behind it than it said; until that is known, nothing.
-        front.board.set_behind(self.worker, 0);
-        turn.sweep();
+        let withdrawn = turn.take_withdrawn();
+        // A handler that waits has less behind it than it said. Told before the tombstones are buried: a
+        // judgement counts on it only when there are none, and the last to go asks for another.
         front.board.set_behind(self.worker, turn.len());
-        if turn.len() < before {
-            front.ask_for_review_if_waiting();
-        }
+        drop(withdrawn);
         false
     }
 

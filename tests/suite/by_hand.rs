@@ -111,11 +111,12 @@ impl Shard {
         let happens = Flag::default();
         let mark = happens.clone();
         *self.workers.1.action.lock().unwrap() = Some(Box::new(move || {
-            mark.set();
             action();
+            // Last: a panic of the action is contained by the pool.
+            mark.set();
         }));
         let again = self.poll_dispatcher();
-        assert!(happens.is_set(), "the dispatcher has woken no worker");
+        assert!(happens.is_set(), "the dispatcher has woken no worker, or the action has failed");
         again
     }
 

@@ -144,7 +144,7 @@ fn g16_an_abort_while_a_dispatcher_hands_out_is_carried_out() {
 }
 
 #[test]
-fn g08_what_is_withdrawn_while_a_dispatcher_hands_out_is_swept_out() {
+fn g08_a_withdrawal_while_a_dispatcher_hands_out_has_it_look_again() {
     let mut shard = Shard::new(1, 2);
     let (ticket, other) = (shard.submit(0), Arc::new(shard.submit(0)));
     let withdrawn = Arc::clone(&other);

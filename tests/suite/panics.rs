@@ -528,9 +528,10 @@ async fn g07_a_destructor_of_a_handlers_future_ends_its_command(bed: Bed) {
 #[test]
 fn g07_a_destructor_of_a_handler_does_not_unwind_into_the_executor() {
     hush_wanted_panics();
-    let bomb = Bomb("a handler");
+    let live = Live::default();
+    let (one, bomb) = (live.one(), Bomb("a handler"));
     let handler = handler_fn(move |_: &mut (), _: Touch, _: &Context| {
-        let _held = &bomb;
+        let _held = (&one, &bomb);
         Ok::<_, Failure<()>>(())
     });
     let executor = ByHand::default();
@@ -541,6 +542,7 @@ fn g07_a_destructor_of_a_handler_does_not_unwind_into_the_executor() {
         tasks.retain_mut(|task| poll_once(task, Waker::noop()).is_pending());
     }
     assert!(tasks.is_empty() && poll_once(&mut ticket, Waker::noop()).is_ready());
+    assert_eq!(live.count(), 0, "the handler is still there");
 }
 
 async fn g07_a_destructor_in_a_dropped_worker_strands_no_ticket(bed: Bed) {

@@ -547,14 +547,16 @@ async fn g09_a_ticket_moved_from_a_handler_to_a_load_is_judged_anew(bed: Bed) {
     let b = pool.try_submit(b).unwrap();
     until(|| door.arrived() == 1 && of_b.arrived() == 1).await;
     assert!(give.send(pool.try_submit(Job::plain(1)).unwrap()).is_ok());
-    // Until it is in its lane: before, a wait for it is asked about again.
-    until(|| pool.stats()[0].resident == 3).await;
+    // Until it is in its lane, for another has come after it: before, a wait for it is asked about again.
+    let last = pool.try_submit(Job::plain(4)).unwrap();
+    until(|| pool.stats()[0].resident == 4).await;
     of_b.open();
     b.await.unwrap();
     until(|| refused.is_set()).await;
     door.open();
     busy.await.unwrap();
-    assert_eq!(pool.drain().await.unwrap().committed, 3);
+    last.await.unwrap();
+    assert_eq!(pool.drain().await.unwrap().committed, 4);
 }
 
 async fn g09_waits_that_a_handler_gave_up_do_not_count(bed: Bed) {
@@ -942,14 +944,17 @@ fn g09_a_blocking_wait_that_has_ended_leaves_its_thread_to_the_next() {
         }
     }
 
-    let pool = pool(OfTwo(Threads::new()), 1, 2, 8);
-    for id in 0..3 {
-        let inner = pool.clone();
-        let job = Job::new(id, move |_| async move {
-            Ok(u64::from(was_refused(inner.blocking_send(Job::plain(10)))))
-        });
-        assert_eq!(pool.blocking_send(job).unwrap().output, 0);
-    }
+    run(On::Threads, |bed| async move {
+        let pool = pool(OfTwo(Threads::new()), 1, 2, 8);
+        bed.watch(Peek(pool.downgrade()));
+        for id in 0..3 {
+            let inner = pool.clone();
+            let job = Job::new(id, move |_| async move {
+                Ok(u64::from(was_refused(inner.blocking_send(Job::plain(10)))))
+            });
+            assert_eq!(pool.send(job).await.unwrap().output, 0);
+        }
+    });
 }
 
 /// Passes a door, then submits to another aggregate; whether that was refused.
@@ -1095,6 +1100,7 @@ fn g09_a_jam_that_a_lost_worker_has_closed_is_refused() {
     poll_all(&mut tasks[3..4]);
     let asked = Flag::default();
     assert!(poll_once(&mut tasks[3], &Waker::from(Arc::new(asked.clone()))).is_pending());
+    assert!(!asked.is_set());
     tasks[2] = Box::pin(pending());
     poll_all(&mut tasks[0..1]);
     assert!(asked.is_set(), "shard 1 is not asked to judge again");

@@ -1,8 +1,8 @@
 //! What a ticket is as a future.
 
 use crate::by_hand::Shard;
+use crate::harness::{On, run};
 use crate::tools::{Flag, Job, Live, Touch, poll_once};
-use shardpool::executors::Threads;
 use shardpool::{Context, Failure, ShardPool, handler_fn};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -32,12 +32,14 @@ fn g17_a_clone_of_a_context_keeps_what_its_command_left_no_longer_than_it_lives(
         drop(cx.clone());
         Ok::<_, Failure<()>>(of_output.one())
     });
-    let pool = ShardPool::builder(handler).shards(1).start(Threads::new()).unwrap();
-    drop(pool.blocking_submit(Touch).unwrap());
-    pool.drain().blocking_wait().unwrap();
-    assert_eq!(live.count(), 1);
-    drop(kept.lock().unwrap().take());
-    assert_eq!(live.count(), 0);
+    run(On::Threads, |bed| async move {
+        let pool = ShardPool::builder(handler).shards(1).start(bed.executor()).unwrap();
+        drop(pool.try_submit(Touch).unwrap());
+        pool.drain().await.unwrap();
+        assert_eq!(live.count(), 1);
+        drop(kept.lock().unwrap().take());
+        assert_eq!(live.count(), 0);
+    });
 }
 
 #[test]
