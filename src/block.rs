@@ -268,6 +268,7 @@ mod tests {
         again.reverse();
         assert_eq!(addresses, again);
     }
+
     /// How many blocks are on a list.
     fn length(list: &List) -> u32 {
         let (mut count, mut next) = (0, list.head.get());

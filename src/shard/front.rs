@@ -347,6 +347,7 @@ impl Front {
 
     /// Whether withdrawn commands sit in the shard's queues.
     pub(crate) fn has_tombstones(&self) -> bool {
+        // Acquire: see `tombstone_gone`.
         self.tombstones.load(Ordering::Acquire) != 0
     }
 

@@ -48,12 +48,6 @@ impl Wake for Act {
     }
 }
 
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.set();
-    }
-}
-
 #[derive(Clone)]
 pub(crate) struct Workers(Arc<Mutex<Vec<Task>>>, Arc<Act>);
 
@@ -123,8 +117,19 @@ impl Shard {
     /// Polls everything until nothing happens any more.
     pub(crate) fn settle(&mut self) {
         for _ in 0..20 {
-            self.poll_dispatcher();
-            self.workers.poll();
+            self.poll_all();
+        }
+    }
+
+    fn poll_all(&mut self) {
+        self.poll_dispatcher();
+        self.workers.poll();
+    }
+
+    /// Polls everything until all of these have committed.
+    pub(crate) fn run_all(&mut self, tickets: impl IntoIterator<Item = Ticket>) {
+        for ticket in tickets {
+            self.run(ticket).unwrap();
         }
     }
 
@@ -134,8 +139,7 @@ impl Shard {
             if let Poll::Ready(output) = poll_once(&mut future, Waker::noop()) {
                 return output;
             }
-            let _ = poll_once(&mut self.dispatcher, Waker::noop());
-            self.workers.poll();
+            self.poll_all();
         }
         panic!("no end: {:?}", self.pool.stats());
     }

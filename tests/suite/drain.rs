@@ -2,8 +2,7 @@
 
 use crate::harness::{Bed, Door, load, suite, until, yield_now};
 use crate::tools::{
-    Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, WakeWith, assert_quiet, id_on, poll_once,
-    pool,
+    Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, assert_quiet, id_on, poll_once, pool,
 };
 use shardpool::{SendError, SubmitError, TrySubmitError, WeakPool};
 use std::sync::Arc;
@@ -330,8 +329,7 @@ async fn g15_a_drain_dropped_and_made_again_ends_the_same(bed: Bed) {
     // Of one that waits among them, the wake-up must not get lost.
     let mut kept = pool.drain();
     let woken = Flag::default();
-    let wake = woken.clone();
-    let waker = Waker::from(Arc::new(WakeWith(move || wake.set())));
+    let waker = Waker::from(Arc::new(woken.clone()));
     assert!(poll_once(&mut kept, &waker).is_pending());
     drop_some();
     assert!(pool.try_submit(Job::plain(9)).is_err(), "intake is open again");

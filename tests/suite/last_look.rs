@@ -33,9 +33,7 @@ fn g05_a_busy_aggregate_that_is_let_go_while_a_dispatcher_hands_out_has_its_next
     let tickets = [shard.submit(0), shard.submit(0)];
     let workers = shard.workers.clone();
     assert!(shard.poll(move || workers.poll()));
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
 }
 
 #[test]
@@ -47,9 +45,7 @@ fn g02_what_is_ready_is_handed_out_when_workers_have_taken_half_of_what_was() {
     assert!(shard.poll(|| ()));
     let workers = shard.workers.clone();
     assert!(shard.poll(move || workers.poll()));
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
 }
 
 #[test]
@@ -58,9 +54,7 @@ fn g18_a_dispatcher_sleeps_while_workers_have_more_than_half_of_what_it_can_hand
     let tickets: Vec<_> = (0..300).map(|id| shard.submit(id)).collect();
     assert!(shard.poll(|| ()));
     assert!(!shard.poll(|| ()));
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
 }
 
 #[test]
@@ -157,8 +151,6 @@ fn g05_what_was_accepted_runs_on_the_workers_that_are_left() {
     let mut shard = Shard::new(2, 8);
     let tickets = [0, 0, 1, 1].map(|id| shard.submit(id));
     shard.workers.lose_one();
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
     assert!(matches!(shard.pool.try_submit(Job::plain(0)), Err(TrySubmitError::Closed(_))));
 }

@@ -1032,11 +1032,17 @@ impl TwoShards {
 
     fn assert_none_refused(self) {
         for mut ticket in self.tickets {
-            let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
-                panic!("a command hangs: {:?}", self.pool.stats())
-            };
-            assert_eq!(outcome.unwrap().output, 0, "a wait that can end was refused");
+            let refused = output_of(&mut ticket, &self.pool);
+            assert_eq!(refused, 0, "a wait that can end was refused");
         }
+    }
+}
+
+/// Of a command that has committed.
+fn output_of(ticket: &mut Ticket, pool: &Pool) -> u64 {
+    match poll_once(ticket, Waker::noop()) {
+        Poll::Ready(outcome) => outcome.unwrap().output,
+        Poll::Pending => panic!("a command hangs: {:?}", pool.stats()),
     }
 }
 
@@ -1106,9 +1112,6 @@ fn g09_a_jam_that_a_lost_worker_has_closed_is_refused() {
     assert!(asked.is_set(), "shard 1 is not asked to judge again");
     poll_all(&mut tasks);
     for (mut ticket, is_refused) in [(waits, 1), (sends, 0), (behind, 0)] {
-        let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
-            panic!("a command hangs: {:?}", pool.stats())
-        };
-        assert_eq!(outcome.unwrap().output, is_refused);
+        assert_eq!(output_of(&mut ticket, &pool), is_refused);
     }
 }

@@ -383,3 +383,9 @@ impl Flag {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.set();
+    }
+}

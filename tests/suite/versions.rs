@@ -2,6 +2,7 @@
 
 use crate::harness::{Bed, Door, Shared, suite, until, yield_at_random};
 use crate::script::{Act, Actor, Do, Pool, Store, Why};
+use crate::tools::Touch;
 use futures::future::join_all;
 use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
 use shardpool::{
@@ -375,13 +376,6 @@ async fn g10_trap09_an_error_by_question_mark_is_a_failure(bed: Bed) {
 }
 
 async fn g10_nothing_comes_after_the_last_version(bed: Bed) {
-    struct Touch;
-    impl Command for Touch {
-        type AggregateId = ();
-        fn aggregate_id(&self) -> &() {
-            &()
-        }
-    }
     let handler = handler_fn(|_: &mut (), _: Touch, _: &Context| Ok::<_, Failure<()>>(()));
     let loader = loader_fn(|()| async { Ok(Loaded::new((), u64::MAX - 1)) });
     let pool = ShardPool::builder(handler).loader(loader).start(bed.executor()).unwrap();

@@ -21,9 +21,7 @@ fn g02_each_poll_wakes_one_worker_more_while_what_was_handed_out_waits() {
     assert_eq!((shard.poll_dispatcher(), shard.workers.wakes()), (true, 2));
     assert_eq!((shard.poll_dispatcher(), shard.workers.wakes()), (true, 3));
     assert_eq!((shard.poll_dispatcher(), shard.workers.wakes()), (false, 4));
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
 }
 
 #[test]
@@ -44,7 +42,5 @@ fn g18_a_worker_that_is_awake_takes_what_comes_without_being_woken() {
         ticket
     });
     assert_eq!(shard.workers.wakes(), 1);
-    for ticket in tickets {
-        shard.run(ticket).unwrap();
-    }
+    shard.run_all(tickets);
 }
