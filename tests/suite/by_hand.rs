@@ -80,7 +80,11 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(workers: usize, depth: usize) -> Self {
         let executor = ByHand::default();
-        let pool = pool(executor.clone(), 1, workers, depth);
+        Self::of(pool(executor.clone(), 1, workers, depth), &executor)
+    }
+
+    /// A pool of one shard, started on this executor.
+    pub(crate) fn of(pool: Pool, executor: &ByHand) -> Self {
         let mut tasks = executor.tasks();
         let dispatcher = tasks.remove(0);
         let workers = Workers(Arc::new(Mutex::new(tasks)), Arc::default());
