@@ -226,6 +226,7 @@ pub trait Clock: Send + Sync + 'static {
 
 impl dyn Clock {
     /// Whether a command's deadline, if it has one, has passed. Without one the clock is not read.
+    #[inline]
     pub(crate) fn has_passed(&self, deadline: Option<Instant>) -> bool {
         deadline.is_some_and(|deadline| self.now() >= deadline)
     }

@@ -11,6 +11,7 @@ pub(crate) struct Panic(pub(crate) String);
 ///
 /// What the closure borrowed may be left half done. Callers drop what the panic may have broken:
 /// the aggregate's resident state, the command, the future.
+#[inline]
 pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Result<R, Panic> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| Panic(message(payload)))
 }

@@ -98,6 +98,7 @@ loom::thread_local! {
 
 impl Frame<'_> {
     /// Runs `f` with this frame as the thread's current one.
+    #[inline]
     pub(crate) fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         struct Restore(Option<NonNull<()>>);
 
@@ -131,6 +132,7 @@ fn with_current<R>(f: impl FnOnce(&Frame<'_>) -> R) -> Option<R> {
 }
 
 /// Whether this is inside a handler of some pool.
+#[inline]
 pub(crate) fn in_handler() -> bool {
     CURRENT.try_with(Cell::get).ok().flatten().is_some()
 }

@@ -177,11 +177,13 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Only for the single writer of this tally.
+    #[inline]
     pub(crate) fn start(&self) {
         bump(&self.started);
     }
 
     /// Only for the single writer of this tally, for a command that it has started.
+    #[inline]
     pub(crate) fn end(&self, kind: Kind) {
         bump(&self.outcomes[kind as usize]);
     }
@@ -212,6 +214,7 @@ impl Tally {
 }
 
 /// One writer: a load and a store are enough, and half the price of a read-modify-write.
+#[inline]
 fn bump(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

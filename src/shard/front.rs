@@ -191,11 +191,13 @@ impl Front {
     // ---- submitters ----
 
     /// Takes room for one command, if there is some and nobody waits.
+    #[inline]
     pub(crate) fn try_enter(&self) -> Entry {
         self.enter(false)
     }
 
     /// Takes room for one command, or a place among those who wait (`Full`).
+    #[inline]
     pub(crate) fn enter_or_wait(&self) -> Entry {
         self.enter(true)
     }
@@ -383,6 +385,7 @@ impl Front {
         self.wake();
     }
 
+    #[inline]
     pub(crate) fn is_aborting(&self) -> bool {
         self.orders.load(Ordering::Acquire) & order::ABORT != 0
     }
@@ -536,6 +539,7 @@ impl Front {
 
     // ---- workers ----
 
+    #[inline]
     pub(crate) fn worker_tally(&self, worker: usize) -> &Tally {
         &self.posts[worker].tally
     }

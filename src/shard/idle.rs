@@ -17,12 +17,14 @@ impl IdleSet {
         Self { words: (0..workers.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
     }
 
+    #[inline]
     pub(crate) fn insert(&self, worker: usize) {
         // SeqCst here and in `is_empty`, with the fences of `Floor`: see there.
         self.words[worker / 64].fetch_or(1 << (worker % 64), Ordering::SeqCst);
     }
 
     /// True if the worker was in the set: nobody else has taken it out.
+    #[inline]
     pub(crate) fn remove(&self, worker: usize) -> bool {
         let bit = 1 << (worker % 64);
         self.words[worker / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0

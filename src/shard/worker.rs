@@ -126,8 +126,8 @@ where
                 Next::Load => tools.load(pace, at, body).await,
                 Next::Command(claimed, version) => {
                     let mut running = Running::start(claimed, tools.tally());
-                    let command = running.claimed.start();
-                    let cx = running.claimed.context(&tools.floor.front, version, tools.shard);
+                    let command = running.claimed().start();
+                    let cx = running.claimed().context(&tools.floor.front, version, tools.shard);
                     let driven = {
                         let state = body.state.as_mut().expect("a command starts with its state");
                         // The call is user code too: an async block makes it at the first poll.
@@ -138,11 +138,14 @@ where
                         let turn = &mut body.turn;
                         poll_fn(|cx| tools.drive(pace, at, turn, false, &mut call, cx)).await
                     };
-                    body.settle(running, driven, version);
+                    body.settle(&mut running, driven, version);
                 }
             }
             if pace.spend() {
                 yield_now().await;
+            }
+            if body.turn.is_empty() {
+                break;
             }
         }
         job.finish();
@@ -371,7 +374,7 @@ impl<T: Types, S> Body<T, S> {
     #[inline]
     fn settle(
         &mut self,
-        running: Running<'_, T>,
+        running: &mut Running<'_, T>,
         driven: Driven<Result<T::Output, Failure<T::Error>>>,
         version: u64,
     ) {
@@ -418,32 +421,39 @@ fn end_at_last<T: Types>(claimed: Claimed<T>, version: u64) {
     claimed.end_unstarted(error, Kind::Panicked);
 }
 
-/// A command whose handler runs. Dropped, it counts and gives `Aborted`.
+/// A command whose handler runs. Dropped before its end, it counts and gives `Aborted`.
 struct Running<'a, T: Types> {
-    claimed: Claimed<T>,
+    /// Until the end.
+    claimed: Option<Claimed<T>>,
     tally: &'a Tally,
 }
 
 impl<'a, T: Types> Running<'a, T> {
     fn start(claimed: Claimed<T>, tally: &'a Tally) -> Self {
         tally.start();
-        Self { claimed, tally }
+        Self { claimed: Some(claimed), tally }
+    }
+
+    fn claimed(&mut self) -> &mut Claimed<T> {
+        self.claimed.as_mut().expect("a command that runs has not ended")
     }
 
     #[inline]
-    fn end(self, outcome: Outcome<T::Output, T::Error>, kind: Kind) {
-        let this = ManuallyDrop::new(self);
-        // The count first: who sees the outcome sees it counted.
-        this.tally.end(kind);
-        // SAFETY: `this` is not used again, nor dropped.
-        unsafe { std::ptr::read(&this.claimed) }.complete(outcome);
+    fn end(&mut self, outcome: Outcome<T::Output, T::Error>, kind: Kind) {
+        if let Some(claimed) = self.claimed.take() {
+            // The count first: who sees the outcome sees it counted.
+            self.tally.end(kind);
+            claimed.complete(outcome);
+        }
     }
 }
 
 impl<T: Types> Drop for Running<'_, T> {
     fn drop(&mut self) {
-        // Dropping what is claimed and started publishes the abort.
-        self.tally.end(Kind::Aborted);
+        if self.claimed.is_some() {
+            // The count first, here too. Dropping what is claimed and started publishes the abort.
+            self.tally.end(Kind::Aborted);
+        }
     }
 }
 
