@@ -117,7 +117,7 @@ where
     {
         let mut job = Job::new(hold, &tools.floor);
         let (at, body) = job.parts();
-        loop {
+        while !body.turn.is_empty() {
             match tools.next(pace, body) {
                 Next::Over => break,
                 Next::Ended => {}
@@ -143,9 +143,6 @@ where
             }
             if pace.spend() {
                 yield_now().await;
-            }
-            if body.turn.is_empty() {
-                break;
             }
         }
         job.finish();
@@ -204,15 +201,12 @@ where
         self.floor.front.worker_tally(self.worker)
     }
 
-    /// Takes the next command of a turn.
+    /// Takes the next command of a turn, which has one.
     fn next(
         &self,
         pace: &mut Pace,
         body: &mut Body<HandlerTypes<H>, H::State>,
     ) -> Next<HandlerTypes<H>> {
-        if body.turn.is_empty() {
-            return Next::Over;
-        }
         self.obey(pace, &mut body.turn);
         if body.state.is_none() {
             self.discard_ended(&mut body.turn);
