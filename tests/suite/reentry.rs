@@ -3,7 +3,8 @@
 use crate::by_hand::{ByHand, Shard};
 use crate::harness::{Bed, Door, On, load, run, suite, until, yield_at_random};
 use crate::tools::{
-    Error, Flag, Job, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool, was_refused,
+    Error, Flag, Job, Peek, Pool, Script, Ticket, WakeWith, assert_quiet, id_on, poll_once, pool,
+    was_refused,
 };
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
@@ -1114,4 +1115,117 @@ fn g09_a_jam_that_a_lost_worker_has_closed_is_refused() {
     for (mut ticket, is_refused) in [(waits, 1), (sends, 0), (behind, 0)] {
         assert_eq!(output_of(&mut ticket, &pool), is_refused);
     }
+}
+
+/// One full shard, polled by hand. A waits for room, with two commands behind it in its turn; of those some
+/// were withdrawn, and others, which are behind B, have got their room. B is about to wait for room as well.
+struct Swept {
+    pool: Pool,
+    /// Of A, of B, and of all else that is to commit.
+    tickets: Vec<Ticket>,
+    dispatcher: Arc<Mutex<Task>>,
+    /// The first has A, the second B.
+    workers: Vec<Task>,
+}
+
+impl Swept {
+    /// `beside` are commands behind neither A nor B, of which the first starts.
+    fn new(withdrawn: usize, beside: Vec<Job>) -> Self {
+        let executor = ByHand::default();
+        let pool = pool(executor.clone(), 1, 3, 3 + beside.len().saturating_sub(1));
+        let mut tasks = executor.tasks();
+        let (first, a, b) = (Door::closed(), Door::closed(), Door::closed());
+        let submit = |tasks: &mut Vec<Task>, job| {
+            let ticket = pool.try_submit(job).unwrap();
+            poll_all(tasks);
+            ticket
+        };
+
+        // The turn of an aggregate that was idle has one command. What comes meanwhile is in its next.
+        let mut others = vec![submit(&mut tasks, Job::at(1, &first))];
+        let mut tickets = vec![submit(&mut tasks, submitting_job(&pool, 1, &a, 9))];
+        let mut behind_a =
+            vec![submit(&mut tasks, Job::plain(1)), submit(&mut tasks, Job::plain(1))];
+        first.open();
+        poll_all(&mut tasks);
+        tickets.push(submit(&mut tasks, submitting_job(&pool, 2, &b, 9)));
+        others.extend(beside.into_iter().map(|job| submit(&mut tasks, job)));
+        others.push(submit(&mut tasks, Job::plain(2)));
+
+        let mut waiting: Vec<BoxFuture<_>> = Vec::new();
+        for _ in 0..withdrawn {
+            let pool = pool.clone();
+            waiting.push(Box::pin(async move { pool.submit(Job::plain(2)).await }));
+            assert!(poll_once(waiting.last_mut().unwrap(), Waker::noop()).is_pending());
+        }
+        a.open();
+        poll_all(&mut tasks);
+        for ticket in behind_a.drain(..withdrawn) {
+            assert!(ticket.withdraw());
+        }
+        poll_all(&mut tasks[..1]);
+        for mut submission in waiting {
+            match poll_once(&mut submission, Waker::noop()) {
+                Poll::Ready(granted) => others.push(granted.unwrap()),
+                Poll::Pending => panic!("no room: {:?}", pool.stats()),
+            }
+        }
+        poll_all(&mut tasks[..1]);
+        others.extend(behind_a);
+        tickets.extend(others);
+        b.open();
+        let dispatcher = Arc::new(Mutex::new(tasks.remove(0)));
+        Self { pool, tickets, dispatcher, workers: tasks }
+    }
+
+    /// B begins to wait. Then A's turn is swept, and in the middle of that the dispatcher judges, as it is
+    /// polled while it is woken.
+    fn judge_in_the_middle(&mut self) {
+        poll_all(&mut self.workers[1..2]);
+        let judged = Flag::default();
+        let (dispatcher, mark) = (Arc::clone(&self.dispatcher), judged.clone());
+        let waker = Waker::from(Arc::new(WakeWith(move || {
+            // It may wake itself.
+            if let Ok(mut dispatcher) = dispatcher.try_lock() {
+                let _ = poll_once(&mut *dispatcher, Waker::noop());
+                mark.set();
+            }
+        })));
+        assert!(poll_once(&mut *self.dispatcher.lock().unwrap(), &waker).is_pending());
+        assert!(!judged.is_set());
+        poll_all(&mut self.workers[..1]);
+        assert!(judged.is_set(), "the sweep has not woken the dispatcher");
+    }
+
+    fn outputs(&mut self) -> Vec<u64> {
+        self.tickets.iter_mut().map(|ticket| output_of(ticket, &self.pool)).collect()
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            let _ = poll_once(&mut *self.dispatcher.lock().unwrap(), Waker::noop());
+            poll_all(&mut self.workers);
+        }
+    }
+}
+
+#[test]
+fn g09_a_judgement_in_the_middle_of_a_sweep_refuses_no_wait_that_can_end() {
+    let door = Door::closed();
+    let mut swept = Swept::new(2, vec![Job::at(3, &door), Job::plain(3)]);
+    swept.judge_in_the_middle();
+    door.open();
+    swept.settle();
+    assert!(swept.outputs().iter().all(|&refused| refused == 0), "a wait that can end was refused");
+}
+
+#[test]
+fn g09_a_judgement_in_the_middle_of_a_sweep_sees_a_jam() {
+    let mut swept = Swept::new(1, Vec::new());
+    swept.judge_in_the_middle();
+    // Without another look of the dispatcher's.
+    poll_all(&mut swept.workers);
+    let refused: u64 =
+        swept.tickets[..2].iter_mut().map(|ticket| output_of(ticket, &swept.pool)).sum();
+    assert_eq!(refused, 2);
 }
