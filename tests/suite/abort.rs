@@ -83,11 +83,17 @@ async fn reports_and_can_be_called_again(bed: Bed, time: Duration) {
     let late = pool.drain().within(time).blocking_wait().unwrap_err();
     assert_eq!(late, DrainError::Timeout { queued: 7, running: 3 });
     assert!(pool.is_closed());
+    // One without a time is not done when that of another is over.
+    let mut last = pool.drain();
+    let _ = poll_once(&mut last, Waker::noop());
+    pool.drain().within(Duration::from_millis(2)).await.unwrap_err();
+    let polled = poll_once(&mut last, Waker::noop());
+    assert!(polled.is_pending(), "{polled:?}");
     door.open();
     for ticket in tickets {
         ticket.await.unwrap();
     }
-    assert_eq!(pool.drain().await.unwrap().committed, 10);
+    assert_eq!(last.await.unwrap().committed, 10);
 }
 
 async fn g16_trap12_a_drain_out_of_time_reports_and_can_be_called_again(bed: Bed) {
