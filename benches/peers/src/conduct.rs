@@ -75,13 +75,13 @@ impl fmt::Display for Trouble {
 }
 
 /// A child process. Killed when dropped.
-struct Child {
+pub struct Child {
     process: process::Child,
     lines: mpsc::Receiver<String>,
 }
 
 impl Child {
-    fn start(entry: &Entry, workload: &Workload, steps_per_us: f64) -> Result<Self, String> {
+    pub fn start(entry: &Entry, workload: &Workload, steps_per_us: f64) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut process = Command::new(program)
             .arg("child")
@@ -121,7 +121,11 @@ impl Child {
         }
     }
 
-    fn run(&mut self) -> Result<Run, String> {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn run(&mut self) -> Result<Run, String> {
         let orders = self.process.stdin.as_mut().expect("it was asked for");
         // Should it have ended, the answer tells how.
         let _ = writeln!(orders, "{RUN}").and_then(|()| orders.flush());

@@ -7,6 +7,7 @@ mod conduct;
 mod contenders;
 mod domain;
 mod measure;
+mod profile;
 mod report;
 mod runtimes;
 mod window;
@@ -37,11 +38,22 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(subcommand)]
-    child: Option<Child>,
+    command: Option<Otherwise>,
 }
 
 #[derive(Subcommand)]
-enum Child {
+enum Otherwise {
+    /// Where the processor's time goes, by part of the program (Linux, with `perf`)
+    Profile {
+        /// As above, but for W10
+        #[arg(long, value_delimiter = ',', value_parser = workloads, value_name = "WORKLOAD", required = true)]
+        only: Vec<Workloads>,
+        #[arg(long, value_delimiter = ',', value_parser = contender, value_name = "CONTENDER", required = true)]
+        contenders: Vec<&'static Entry>,
+        /// For how long each is watched
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+    },
     /// What this program runs itself as, for each contender
     #[command(hide = true)]
     Child {
@@ -81,9 +93,22 @@ fn contender(name: &str) -> Result<&'static Entry, String> {
 fn main() -> ExitCode {
     // Wrong arguments end the program here, with a message and code 2.
     let arguments = Arguments::parse();
-    if let Some(Child::Child { contender, workload, steps_per_us }) = arguments.child {
-        (contender.serve)(workload, steps_per_us);
-        return ExitCode::SUCCESS;
+    match arguments.command {
+        Some(Otherwise::Child { contender, workload, steps_per_us }) => {
+            (contender.serve)(workload, steps_per_us);
+            return ExitCode::SUCCESS;
+        }
+        Some(Otherwise::Profile { only, contenders, seconds }) => {
+            let steps_per_us = domain::steps_per_us();
+            for workload in only.iter().flat_map(|Workloads(meant)| meant) {
+                if let Err(what) = profile::profile(workload, &contenders, seconds, steps_per_us) {
+                    eprintln!("error: {what}");
+                    return ExitCode::FAILURE;
+                }
+            }
+            return ExitCode::SUCCESS;
+        }
+        None => {}
     }
 
     let asked = |workload: &Workload| {

@@ -1,13 +1,16 @@
-//! A tokio task per shard with a bounded channel before it and a oneshot for each outcome: what
+//! A task per shard with a bounded channel before it and a oneshot for each outcome: what
 //! one writes by hand first.
 //!
 //! It keeps order per key and counts versions. It lacks parallelism within a shard: a handler that
 //! waits holds up all keys of its shard. So where handlers wait, it gets as many shards as others
 //! have workers in all. A handler that panics takes its shard along, with all that waits there.
+//!
+//! On smol it is the same code, for tokio's channels ask for no runtime: it tells what is the executor's in
+//! the pool's figures there.
 
 use super::{Contender, Outside, Replied, Reply, reply};
 use crate::domain::{Command, Domain, Id, Refused, Versioned};
-use crate::runtimes::Tokio;
+use crate::runtimes::Runtime;
 use crate::workload::Setup;
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -16,10 +19,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-pub struct ActorPerShard<D> {
+pub struct ActorPerShard<D, R> {
     shards: Box<[mpsc::Sender<(Command, Reply)>]>,
     hasher: RandomState,
-    domain: PhantomData<fn() -> D>,
+    on: PhantomData<fn() -> (D, R)>,
 }
 
 async fn shard<D: Domain>(domain: Arc<D>, mut commands: mpsc::Receiver<(Command, Reply)>) {
@@ -37,14 +40,14 @@ async fn shard<D: Domain>(domain: Arc<D>, mut commands: mpsc::Receiver<(Command,
     }
 }
 
-impl<D> ActorPerShard<D> {
+impl<D, R> ActorPerShard<D, R> {
     fn shard_of(&self, id: &Id) -> &mpsc::Sender<(Command, Reply)> {
         &self.shards[self.hasher.hash_one(id) as usize % self.shards.len()]
     }
 }
 
-impl<D: Domain> Contender for ActorPerShard<D> {
-    type Runtime = Tokio;
+impl<D: Domain, R: Runtime> Contender for ActorPerShard<D, R> {
+    type Runtime = R;
     type Ticket = Replied;
 
     fn start(setup: &Setup) -> Self {
@@ -53,11 +56,11 @@ impl<D: Domain> Contender for ActorPerShard<D> {
         let shards = (0..shards)
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(setup.depth);
-                Tokio::handle().spawn(shard(Arc::clone(&domain), receiver));
+                R::spawn(shard(Arc::clone(&domain), receiver));
                 sender
             })
             .collect();
-        Self { shards, hasher: RandomState::new(), domain: PhantomData }
+        Self { shards, hasher: RandomState::new(), on: PhantomData }
     }
 
     async fn submit(&self, command: Command) -> Result<Replied, Refused> {
@@ -68,7 +71,7 @@ impl<D: Domain> Contender for ActorPerShard<D> {
     }
 }
 
-impl<D: Domain> Outside for ActorPerShard<D> {
+impl<D: Domain, R: Runtime> Outside for ActorPerShard<D, R> {
     fn blocking_submit(&self, command: Command) -> Result<Replied, Refused> {
         let (reply, ticket) = reply();
         let shard = self.shard_of(&command.id);

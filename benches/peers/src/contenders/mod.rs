@@ -181,8 +181,16 @@ pub const ALL: &[Entry] = &[
         name: "actor-per-shard",
         takes: all_without_eviction,
         serve: child::serve_outside::<
-            actor_per_shard::ActorPerShard<Idle>,
-            actor_per_shard::ActorPerShard<Busy<Tokio>>,
+            actor_per_shard::ActorPerShard<Idle, Tokio>,
+            actor_per_shard::ActorPerShard<Busy<Tokio>, Tokio>,
+        >,
+    },
+    Entry {
+        name: "actor-per-shard-smol",
+        takes: no_op,
+        serve: child::serve::<
+            actor_per_shard::ActorPerShard<Idle, Smol>,
+            actor_per_shard::ActorPerShard<Busy<Smol>, Smol>,
         >,
     },
     Entry {
