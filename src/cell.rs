@@ -369,58 +369,67 @@ impl<T: Types> Probe for Cell<T> {
     }
 }
 
-impl<T: Types> Cell<T> {
-    /// A cell for a command that the shard has room for, and its envelope.
-    #[inline]
-    pub(crate) fn accepted(
-        command: T::Command,
-        deadline: Option<Instant>,
-        front: &Arc<Front>,
-    ) -> (Held<T>, Envelope<T>) {
-        Self::begin(state::QUEUED, command, deadline, front, None)
-    }
+/// A cell that nobody shares yet: its command is on its way in. Dropped, it drops the command.
+///
+/// It is made before the shard is asked for room, as the word that tells is mostly on its way from
+/// another core, and that time is for free.
+pub(crate) struct Draft<T: Types>(Held<T>);
 
-    /// A cell for a command that waits for room, and its envelope.
-    pub(crate) fn waiting(
-        command: T::Command,
-        deadline: Option<Instant>,
-        front: &Arc<Front>,
-    ) -> (Held<T>, Envelope<T>) {
-        Self::begin(state::WAITING, command, deadline, front, Some(Box::default()))
-    }
-
+impl<T: Types> Draft<T> {
     #[inline]
-    fn begin(
-        state: u8,
-        command: T::Command,
-        deadline: Option<Instant>,
-        front: &Arc<Front>,
-        lobby: Option<Box<AtomicWaker>>,
-    ) -> (Held<T>, Envelope<T>) {
-        let has_extra = deadline.is_some() || lobby.is_some();
-        let cell = block::begin::<Self>();
+    pub(crate) fn new(command: T::Command, deadline: Option<Instant>, front: &Arc<Front>) -> Self {
+        let cell = block::begin::<Cell<T>>();
         let this = cell.as_ptr();
         // Field by field: a whole one would be made on the stack first, and copied in pieces of another
         // size, which the processor waits for.
         // SAFETY: it is memory for a cell, and nobody else's. All fields are written but `waker`, which
         // may be anything at first.
         unsafe {
-            (&raw mut (*this).holders).write(AtomicU32::new(2));
-            (&raw mut (*this).state).write(AtomicU8::new(state));
-            (&raw mut (*this).has_extra).write(has_extra);
+            (&raw mut (*this).holders).write(AtomicU32::new(1));
+            (&raw mut (*this).state).write(AtomicU8::new(state::QUEUED));
+            (&raw mut (*this).has_extra).write(deadline.is_some());
             (&raw mut (*this).lane).write(AtomicU64::new(0));
             (&raw mut (*this).next).write(UnsafeCell::new(None));
             #[cfg(shardpool_loom)]
             (&raw mut (*this).waker).write(UnsafeCell::new(MaybeUninit::uninit()));
             (&raw mut (*this).slot).write(UnsafeCell::new(Slot::Command(command)));
             (&raw mut (*this).front).write(Arc::as_ptr(front));
-            if has_extra {
-                (&raw mut (*this).extra).write(MaybeUninit::new(Extra { deadline, lobby }));
+            if deadline.is_some() {
+                (&raw mut (*this).extra).write(MaybeUninit::new(Extra { deadline, lobby: None }));
             }
         }
-        (Held(cell), Envelope::new(Held(cell)))
+        Self(Held(cell))
     }
 
+    /// The shard has room for it: the caller's hold, and the envelope.
+    #[inline]
+    pub(crate) fn accepted(self) -> (Held<T>, Envelope<T>) {
+        let Self(held) = self;
+        // Relaxed: who gets the other hold gets what was written before with it.
+        held.holders.store(2, Ordering::Relaxed);
+        let envelope = Envelope::new(Held(held.0));
+        (held, envelope)
+    }
+
+    /// It is to wait for room.
+    pub(crate) fn waiting(mut self) -> (Held<T>, Envelope<T>) {
+        let deadline = self.0.extra().and_then(|extra| extra.deadline);
+        // SAFETY: nobody shares the cell yet.
+        let cell = unsafe { self.0.0.as_mut() };
+        // What is written over holds nothing that must be dropped.
+        cell.extra = MaybeUninit::new(Extra { deadline, lobby: Some(Box::default()) });
+        cell.has_extra = true;
+        cell.state.store(state::WAITING, Ordering::Relaxed);
+        self.accepted()
+    }
+
+    /// It was not accepted: the command is the caller's again.
+    pub(crate) fn into_command(self) -> T::Command {
+        self.0.take_back()
+    }
+}
+
+impl<T: Types> Cell<T> {
     /// The shard's front.
     ///
     /// # Safety
@@ -617,13 +626,13 @@ impl<T: Types> Cell<T> {
     fn take_back(&self) -> T::Command {
         self.state.store(state::TAKEN, Ordering::Relaxed);
         let slot = self.slot.with_mut(|slot| {
-            // SAFETY: after `REFUSED_*` the slot is the caller's, and there is one caller: the
-            // submission, which polls through `&mut`.
+            // SAFETY: of a draft, and after `REFUSED_*`, the slot is the caller's, and there is one
+            // caller: the submission, which polls through `&mut`.
             unsafe { std::mem::replace(&mut *slot, Slot::Empty) }
         });
         match slot {
             Slot::Command(command) => command,
-            _ => unreachable!("a refused cell holds its command"),
+            _ => unreachable!("a cell that was not accepted holds its command"),
         }
     }
 

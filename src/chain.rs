@@ -148,7 +148,7 @@ impl<T: Types> Drop for Turn<T> {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
-    use crate::cell::Cell;
+    use crate::cell::Draft;
     use crate::command::tests::Touch;
     use crate::shard::front::{Entry, Front};
     use crate::sync::Arc;
@@ -171,7 +171,7 @@ mod tests {
             let mut expected = Vec::new();
             for at in 0..len {
                 assert_eq!(front.try_enter(), Entry::Accepted);
-                let (cell, envelope) = Cell::accepted(Touch, None, &front);
+                let (cell, envelope) = Draft::new(Touch, None, &front).accepted();
                 if at % every == 0 && every < 9 {
                     assert!(cell.withdraw());
                 }

@@ -1,6 +1,6 @@
 //! A submission on its way into a shard: routed, then accepted, refused, or waiting for room.
 
-use crate::cell::{Cell, Held, Probed, Refused};
+use crate::cell::{Draft, Held, Probed, Refused};
 use crate::command::{Command, Receipt};
 use crate::contain::{Panic, contain};
 use crate::error::{SendError, SubmitError};
@@ -38,7 +38,10 @@ impl<T: Types> Inner<T> {
             Some(wanted) if wanted != shard => {
                 Err(SubmitError::WrongShard { command, shard: wanted, owner: shard })
             }
-            _ => Ok(Route { command, shard, hash }),
+            _ => {
+                self.shard(shard).front.prefetch_word();
+                Ok(Route { command, shard, hash })
+            }
         }
     }
 
@@ -56,8 +59,13 @@ pub(crate) fn accept<T: Types + 'static>(
     route: Route<T::Command>,
     deadline: Option<Instant>,
 ) -> Held<T> {
-    let (cell, envelope) = Cell::accepted(route.command, deadline, &shard.front);
-    shard.push_accepted(route.hash, envelope);
+    push(shard, route.hash, Draft::new(route.command, deadline, &shard.front))
+}
+
+#[inline]
+fn push<T: Types>(shard: &Shard<T>, hash: u64, draft: Draft<T>) -> Held<T> {
+    let (cell, envelope) = draft.accepted();
+    shard.push_accepted(hash, envelope);
     cell
 }
 
@@ -200,10 +208,13 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         if reentry::in_handler() {
             return self.enter_inside(shard, route, waits_for);
         }
+        let (at, hash) = (route.shard, route.hash);
+        // Before room is asked for: see `Draft`.
+        let draft = Draft::new(route.command, self.deadline, &shard.front);
         match shard.front.enter_or_wait() {
-            Entry::Closed => return Err(SubmitError::Closed(route.command)),
-            Entry::Accepted => self.cell = Some(accept(shard, route, self.deadline)),
-            Entry::Full => self.wait(shard, route, waits_for),
+            Entry::Closed => return Err(SubmitError::Closed(draft.into_command())),
+            Entry::Accepted => self.cell = Some(push(shard, hash, draft)),
+            Entry::Full => self.wait(shard, at, hash, draft, waits_for),
         }
         Ok(())
     }
@@ -244,21 +255,30 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
                 self.refine(front, waits_for, &cell);
                 self.cell = Some(cell);
             }
-            Entry::Full => self.wait(shard, route, waits_for),
+            Entry::Full => {
+                let draft = Draft::new(route.command, self.deadline, front);
+                self.wait(shard, route.shard, route.hash, draft, waits_for);
+            }
         }
         Ok(())
     }
 
     /// Goes to the lobby, with a place among those who wait.
     #[cold]
-    fn wait(&mut self, shard: &Shard<T>, route: Route<T::Command>, waits_for: WaitsFor) {
-        let front = &shard.front;
-        let (cell, envelope) = Cell::waiting(route.command, self.deadline, front);
+    fn wait(
+        &mut self,
+        shard: &Shard<T>,
+        at: usize,
+        hash: u64,
+        draft: Draft<T>,
+        waits_for: WaitsFor,
+    ) {
+        let (cell, envelope) = draft.waiting();
         // Before the push: a dispatcher that finds no room will ever come looks for it.
-        self.refine(front, waits_for, &cell);
-        shard.push_waiting(route.hash, envelope);
+        self.refine(&shard.front, waits_for, &cell);
+        shard.push_waiting(hash, envelope);
         self.cell = Some(cell);
-        self.waits_at = Some(route.shard);
+        self.waits_at = Some(at);
     }
 
     /// Tells the published wait which cell to look at.

@@ -1,6 +1,6 @@
 //! The cell between a caller and the queue side.
 
-use crate::cell::{Cell, Claimed, Envelope, Held, Refusal, Refused};
+use crate::cell::{Claimed, Draft, Envelope, Held, Refusal, Refused};
 use crate::command::{Command, Receipt};
 use crate::error::CommandError;
 use crate::loom::check::{Counted, Parker, block_on, check};
@@ -33,7 +33,7 @@ fn front() -> Arc<Front> {
 fn accepted(front: &Arc<Front>) -> (Held<Model>, Envelope<Model>, impl Fn() -> usize + use<>) {
     assert_eq!(front.try_enter(), Entry::Accepted);
     let (counted, living) = Counted::new();
-    let (cell, envelope) = Cell::accepted(Tracked(counted), None, front);
+    let (cell, envelope) = Draft::new(Tracked(counted), None, front).accepted();
     (cell, envelope, living)
 }
 
@@ -42,7 +42,7 @@ fn waiting(front: &Arc<Front>) -> (Held<Model>, Envelope<Model>, impl Fn() -> us
     assert_eq!(front.try_enter(), Entry::Accepted);
     assert_eq!(front.enter_or_wait(), Entry::Full);
     let (counted, living) = Counted::new();
-    let (cell, envelope) = Cell::waiting(Tracked(counted), None, front);
+    let (cell, envelope) = Draft::new(Tracked(counted), None, front).waiting();
     (cell, envelope, living)
 }
 

@@ -67,6 +67,7 @@
 //! through flume's lock. What the modification order of one word gives is enough.
 
 use crate::contain::contain;
+use crate::prefetch::prefetch_to_write;
 use crate::reentry::Board;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
 use crate::sync::{
@@ -189,6 +190,12 @@ impl Front {
     }
 
     // ---- submitters ----
+
+    /// Asks the processor for the word, which the caller is about to write.
+    #[inline]
+    pub(crate) fn prefetch_word(&self) {
+        prefetch_to_write(&raw const self.hot.word);
+    }
 
     /// Takes room for one command, if there is some and nobody waits.
     #[inline]

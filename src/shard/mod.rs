@@ -167,7 +167,7 @@ where
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
-    use crate::cell::Cell;
+    use crate::cell::Draft;
     use crate::command::tests::Touch;
     use crate::types::TypesOf;
     use front::Entry;
@@ -187,7 +187,7 @@ mod tests {
         let shard = shard();
         assert_eq!(shard.front.try_enter(), Entry::Accepted);
         go(&shard);
-        let (cell, envelope) = Cell::accepted(Touch, None, &shard.front);
+        let (cell, envelope) = Draft::new(Touch, None, &shard.front).accepted();
         shard.push_accepted(0, envelope);
         assert!(cell.is_done());
     }
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(shard.front.try_enter(), Entry::Accepted);
         assert_eq!(shard.front.enter_or_wait(), Entry::Full);
         go(&shard);
-        let (cell, envelope) = Cell::waiting(Touch, None, &shard.front);
+        let (cell, envelope) = Draft::new(Touch, None, &shard.front).waiting();
         shard.push_waiting(0, envelope);
         assert!(cell.is_done());
     }

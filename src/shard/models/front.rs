@@ -3,7 +3,7 @@
 //! The dispatcher here is what `dispatcher.rs` does with the front, and no more; the pool's own is in
 //! the models of the whole pool.
 
-use crate::cell::{Cell, Envelope, Refusal, Refused};
+use crate::cell::{Draft, Envelope, Refusal, Refused};
 use crate::loom::check::{To, block_on, check, check_large};
 use crate::shard::front::{Entry, Front};
 use crate::shard::models::Model;
@@ -28,7 +28,7 @@ fn submit(shard: &Shard<Model>) -> bool {
 }
 
 fn push(shard: &Shard<Model>) {
-    let (cell, envelope) = Cell::accepted(To(1), None, &shard.front);
+    let (cell, envelope) = Draft::new(To(1), None, &shard.front).accepted();
     shard.push_accepted(0, envelope);
     drop(cell);
 }
@@ -42,7 +42,7 @@ fn submit_or_wait(shard: &Shard<Model>) -> bool {
         }
         Entry::Closed => false,
         Entry::Full => {
-            let (cell, envelope) = Cell::waiting(To(1), None, &shard.front);
+            let (cell, envelope) = Draft::new(To(1), None, &shard.front).waiting();
             shard.push_waiting(0, envelope);
             match block_on(poll_fn(|cx| cell.poll_granted(cx))) {
                 Ok(()) => true,
@@ -260,7 +260,7 @@ fn a_submission_that_gives_up_holds_up_no_drain() {
     check(|| {
         let (shard, mut dispatcher) = full();
         assert_eq!(shard.front.enter_or_wait(), Entry::Full);
-        let (cell, envelope) = Cell::waiting(To(1), None, &shard.front);
+        let (cell, envelope) = Draft::new(To(1), None, &shard.front).waiting();
         shard.push_waiting(0, envelope);
         start_first(&mut dispatcher)();
         let (caller, closer) = (Arc::clone(&shard), Arc::clone(&shard));
