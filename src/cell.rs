@@ -4,7 +4,8 @@
 //! # Who may touch what, and when
 //!
 //! Two parties hold a cell: the **queue side** (an [`Envelope`], later a [`Claimed`]; there is one
-//! at a time) and the **caller side** (a `Ticket`, or a submission that waits for room).
+//! at a time) and the **caller side** (a `Ticket`, or a submission that waits for room). Before that it
+//! is a [`Draft`], all of which is the submitter's; what follows is about cells that are shared.
 //!
 //! | field | who | when |
 //! | --- | --- | --- |
@@ -76,7 +77,7 @@ mod state {
     pub(super) const REFUSED_DEADLOCK: u8 = 5;
     /// The waiting submission is to be refused, since its wait could never end.
     pub(super) const DENIED: u8 = 6;
-    /// Accepted, not started.
+    /// Accepted, not started. A draft is made so, and accepted as it is.
     pub(super) const QUEUED: u8 = 7;
     /// The queue side has taken the command, and owes an outcome.
     pub(super) const CLAIMED: u8 = 8;
@@ -269,8 +270,8 @@ impl<T: Types> Deref for Held<T> {
     type Target = Cell<T>;
 
     fn deref(&self) -> &Cell<T> {
-        // SAFETY: the cell is there while it is held. No `&mut` to it is made before the last holder
-        // is gone.
+        // SAFETY: the cell is there while it is held. While it is shared no `&mut` to it is made: one is
+        // by a draft, in `Draft::waiting`, which has the only hold by value, and one when all are gone.
         unsafe { self.0.as_ref() }
     }
 }
@@ -371,8 +372,8 @@ impl<T: Types> Probe for Cell<T> {
 
 /// A cell that nobody shares yet: its command is on its way in. Dropped, it drops the command.
 ///
-/// It is made before the shard is asked for room, as the word that tells is mostly on its way from
-/// another core, and that time is for free.
+/// Who submits to wait makes it before room is asked for: the word that tells is mostly on its way
+/// from another core, and that time is for free.
 pub(crate) struct Draft<T: Types>(Held<T>);
 
 impl<T: Types> Draft<T> {
@@ -414,7 +415,7 @@ impl<T: Types> Draft<T> {
     /// It is to wait for room.
     pub(crate) fn waiting(mut self) -> (Held<T>, Envelope<T>) {
         let deadline = self.0.extra().and_then(|extra| extra.deadline);
-        // SAFETY: nobody shares the cell yet.
+        // SAFETY: nobody shares the cell yet, and this is its only hold.
         let cell = unsafe { self.0.0.as_mut() };
         // What is written over holds nothing that must be dropped.
         cell.extra = MaybeUninit::new(Extra { deadline, lobby: Some(Box::default()) });

@@ -38,10 +38,7 @@ impl<T: Types> Inner<T> {
             Some(wanted) if wanted != shard => {
                 Err(SubmitError::WrongShard { command, shard: wanted, owner: shard })
             }
-            _ => {
-                self.shard(shard).front.prefetch_word();
-                Ok(Route { command, shard, hash })
-            }
+            _ => Ok(Route { command, shard, hash }),
         }
     }
 
@@ -209,7 +206,8 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             return self.enter_inside(shard, route, waits_for);
         }
         let (at, hash) = (route.shard, route.hash);
-        // Before room is asked for: see `Draft`.
+        // The word comes while the cell is made: see `Draft`.
+        shard.front.prefetch_word();
         let draft = Draft::new(route.command, self.deadline, &shard.front);
         match shard.front.enter_or_wait() {
             Entry::Closed => return Err(SubmitError::Closed(draft.into_command())),

@@ -19,21 +19,50 @@ pub(crate) fn prefetch<T: ?Sized>(pointer: *const T) {
     let _ = pointer;
 }
 
-/// As [`prefetch`], for a line that will be written: it is taken from the other cores at once, where a
-/// read would fetch a shared copy first, and the write ask them a second time.
-#[inline(always)]
-pub(crate) fn prefetch_to_write<T: ?Sized>(pointer: *const T) {
-    // By hand: the intrinsic asks for a shared copy, unless the compiler is told of a processor that has
-    // the instruction. On one that does not it does nothing.
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::asm!(
-            "prefetchw [{}]",
-            in(reg) pointer.cast::<u8>(),
-            options(nostack, preserves_flags, readonly)
-        );
+/// Asks for lines that will be written, where the processor can be asked: they are taken from the other
+/// cores at once, where a read would fetch a shared copy first, and the write ask them a second time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ToWrite {
+    /// The processor has the instruction.
+    can: bool,
+}
+
+impl ToWrite {
+    /// Asks the processor what it can. That takes a while: once for a shard.
+    pub(crate) fn detect() -> Self {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            // PREFETCHW has a bit of its own, bit 8 of ECX: the first 64-bit Intel processors lack it.
+            #[allow(
+                unused_unsafe,
+                reason = "safe to call in newer versions of the standard library"
+            )]
+            // SAFETY: every x86_64 has CPUID, and this leaf, which tells of the 64-bit mode itself.
+            let leaf = unsafe { std::arch::x86_64::__cpuid(0x8000_0001) };
+            Self { can: leaf.ecx & 1 << 8 != 0 }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        Self { can: false }
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = pointer;
+
+    /// Asks for the line that a pointer points to. The pointer need not be valid.
+    #[inline(always)]
+    pub(crate) fn prefetch<T: ?Sized>(self, pointer: *const T) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if self.can {
+            // By hand: the intrinsic asks for a shared copy, unless the compiler is told of a processor
+            // that has the instruction.
+            // SAFETY: the processor has it; it writes nothing and never faults, whatever the address.
+            unsafe {
+                std::arch::asm!(
+                    "prefetchw [{}]",
+                    in(reg) pointer.cast::<u8>(),
+                    options(nostack, preserves_flags, readonly)
+                );
+            }
+        }
+        // Elsewhere there is no stable way to ask.
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = pointer;
+    }
 }

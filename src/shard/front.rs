@@ -67,7 +67,7 @@
 //! through flume's lock. What the modification order of one word gives is enough.
 
 use crate::contain::contain;
-use crate::prefetch::prefetch_to_write;
+use crate::prefetch::ToWrite;
 use crate::reentry::Board;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
 use crate::sync::{
@@ -128,6 +128,7 @@ pub(crate) enum Entry {
 pub(crate) struct Front {
     hot: CachePadded<Hot>,
     // What follows is read often and written seldom.
+    to_write: ToWrite,
     depth: u32,
     sweep_at: u64,
     attention: AtomicBool,
@@ -171,6 +172,7 @@ impl Front {
     pub(crate) fn new(depth: usize, workers: usize) -> Self {
         Self {
             hot: CachePadded(Hot { word: AtomicU64::new(0), freed: AtomicU32::new(0) }),
+            to_write: ToWrite::detect(),
             depth: depth as u32,
             sweep_at: (depth as u64 / 2).max(1),
             attention: AtomicBool::new(false),
@@ -191,10 +193,11 @@ impl Front {
 
     // ---- submitters ----
 
-    /// Asks the processor for the word, which the caller is about to write.
+    /// Asks the processor for the word. Only for who will write it, whatever it says: somebody who looks
+    /// into a full shard again and again would take it from those who work.
     #[inline]
     pub(crate) fn prefetch_word(&self) {
-        prefetch_to_write(&raw const self.hot.word);
+        self.to_write.prefetch(&raw const self.hot.word);
     }
 
     /// Takes room for one command, if there is some and nobody waits.

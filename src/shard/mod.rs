@@ -167,10 +167,12 @@ where
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
-    use crate::cell::Draft;
+    use crate::cell::{Draft, Refused};
     use crate::command::tests::Touch;
+    use crate::error::CommandError;
     use crate::types::TypesOf;
     use front::Entry;
+    use std::task::{Context, Poll, Waker};
 
     /// A shard with room for one command. Its dispatcher goes between a submitter's two steps.
     fn shard() -> Shard<TypesOf<Touch, (), ()>> {
@@ -189,7 +191,9 @@ mod tests {
         go(&shard);
         let (cell, envelope) = Draft::new(Touch, None, &shard.front).accepted();
         shard.push_accepted(0, envelope);
-        assert!(cell.is_done());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let aborted = CommandError::Aborted { started: false };
+        assert_eq!(cell.poll_outcome(cx), Poll::Ready(Err(aborted)));
     }
 
     #[test]
@@ -200,6 +204,7 @@ mod tests {
         go(&shard);
         let (cell, envelope) = Draft::new(Touch, None, &shard.front).waiting();
         shard.push_waiting(0, envelope);
-        assert!(cell.is_done());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(matches!(cell.poll_granted(cx), Poll::Ready(Err(Refused::Closed(Touch)))));
     }
 }

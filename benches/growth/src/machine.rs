@@ -27,7 +27,7 @@ pub fn rows(caches: Caches) -> Vec<(&'static str, String)> {
         ("Caches", format!("L2 {} for each core, L3 {}", size(caches.l2), size(caches.l3))),
         ("Memory", format!("{:.1} GiB", system.total_memory() as f64 / (1 << 30) as f64)),
         ("System", System::long_os_version().unwrap_or_else(unknown)),
-        ("Kernel", System::kernel_version().unwrap_or_else(unknown)),
+        ("Kernel", kernel().unwrap_or_else(unknown)),
         ("Compiler", rustc().unwrap_or_else(unknown)),
         ("Date", time::OffsetDateTime::now_utc().date().to_string()),
     ]
@@ -80,4 +80,9 @@ pub fn versions(lock: &Path, crates: &[&str]) -> Vec<String> {
         }
     }
     found
+}
+
+/// The kernel's version, without the name of who built it.
+fn kernel() -> Option<String> {
+    System::kernel_version()?.split('-').next().map(str::to_owned)
 }

@@ -232,8 +232,8 @@ pub fn figures() -> Vec<Figure> {
             why: "The depth is a number in a word; nothing is allocated for it. With room for a single command the \
                   callers sleep and are woken for each one. A deep queue is memory that is written long before it is \
                   read again: at some 130 bytes for a command, a core's L2 holds several thousand of them. Then cells \
-                  are allocated and freed as well, since a thread keeps no more than 1,024 for its next commands. Both \
-                  are in full effect from 10,000 on, and then the line is flat but for L3.",
+                  are allocated and freed as well, since threads keep no more than some 2,000 for the next commands. Both \
+                  are in effect from 10,000 on; beyond that a queue leaves L2, and L3 in the end.",
         },
         Figure {
             name: "idle-shards",
