@@ -101,8 +101,9 @@
 //! # Lock-free?
 //!
 //! The crate's own code has no lock and no spin loop: it shares state through atomics, and its futures
-//! park on `AtomicWaker`, callers on a flag of their command's state. Commands travel through a flume channel, which has a short mutex inside; only its
-//! non-blocking calls are used. The [`executors::Threads`] adapter parks its own threads.
+//! park on `AtomicWaker`, callers on a flag of their command's state. Commands travel through a flume
+//! channel, which has a short mutex inside; only its non-blocking calls are used. The
+//! [`executors::Threads`] adapter parks its own threads.
 
 mod block;
 mod builder;

@@ -6,9 +6,9 @@
 //! 1. Abort, if somebody asked for it.
 //! 2. Take the lanes that came back, and hand out those that are ready.
 //! 3. Move the lobby to the dispatcher's own queue, then take commands, up to a budget.
-//! 4. Sweep, if somebody asked for it. If the channel was found empty, grant room to those who wait. The lobby is read before the
-//!    channel is found empty, so whatever a waiting task submitted earlier is in its lane by now:
-//!    acceptance keeps the program order of a task (G1).
+//! 4. Sweep, if somebody asked for it. If the channel was found empty, grant room to those who wait.
+//!    The lobby is read before the channel is found empty, so whatever a waiting task submitted earlier
+//!    is in its lane by now: acceptance keeps the program order of a task (G1).
 //! 5. Hand what has become ready to the ring, and wake workers.
 //! 6. End, or go on, or sleep.
 //!
