@@ -28,18 +28,27 @@ pub(crate) struct ToWrite {
 }
 
 impl ToWrite {
-    /// Asks the processor what it can. That takes a while: once for a shard.
+    /// Asks the processor what it can, once: in a virtual machine that takes microseconds.
     pub(crate) fn detect() -> Self {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
-            // PREFETCHW has a bit of its own, bit 8 of ECX: the first 64-bit Intel processors lack it.
-            #[allow(
-                unused_unsafe,
-                reason = "safe to call in newer versions of the standard library"
-            )]
-            // SAFETY: every x86_64 has CPUID, and this leaf, which tells of the 64-bit mode itself.
-            let leaf = unsafe { std::arch::x86_64::__cpuid(0x8000_0001) };
-            Self { can: leaf.ecx & 1 << 8 != 0 }
+            use std::sync::atomic::{AtomicU32, Ordering};
+            // PREFETCHW has a bit of its own: the first 64-bit Intel processors lack it.
+            const PREFETCHW: u32 = 1 << 8;
+            static FEATURES: AtomicU32 = AtomicU32::new(0);
+            // Relaxed: it stands for itself, and whoever asks as well gets the same answer.
+            let mut features = FEATURES.load(Ordering::Relaxed);
+            if features == 0 {
+                #[allow(
+                    unused_unsafe,
+                    reason = "safe to call in newer versions of the standard library"
+                )]
+                // SAFETY: every x86_64 has CPUID, and this leaf, which tells of the 64-bit mode itself.
+                let leaf = unsafe { std::arch::x86_64::__cpuid(0x8000_0001) };
+                features = leaf.ecx;
+                FEATURES.store(features, Ordering::Relaxed);
+            }
+            Self { can: features & PREFETCHW != 0 }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         Self { can: false }
