@@ -1,7 +1,7 @@
-//! The dispatcher: the one future that owns a shard's version map and decides what runs next. A
-//! thin shell around `schedule.rs`.
+//! The dispatcher, which owns a shard's version map and decides what runs next: a thin shell around
+//! `schedule.rs`. Who runs it: `duty.rs`.
 //!
-//! # One poll
+//! # One run
 //!
 //! 1. Abort, if somebody asked for it.
 //! 2. Take the lanes that came back, and hand out those that are ready.
@@ -15,10 +15,18 @@
 //! # Waking: 'watch'
 //!
 //! A wake-up costs more than everything else here, and a worker that is awake needs none. So one
-//! worker is woken for what a poll hands out. If more lanes wait in the ring than workers were
-//! woken, and some worker sleeps, the dispatcher does not sleep but has itself polled again; what
-//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody,
-//! and a single command costs one wake.
+//! worker is woken for what a run hands out. If more lanes wait in the ring than workers were
+//! woken, and some worker sleeps, the dispatcher does not sleep but is run again; what
+//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody.
+//!
+//! # One command, or many
+//!
+//! While runs find one command, as with few callers, a worker stands in for the dispatcher and goes on
+//! with that command: one wake for both. Has it handed out more, it wakes another, and watches the rest
+//! before it takes any.
+//!
+//! While runs find more, the more they find the less each costs. So the dispatcher's own task, woken from
+//! sleep, first lets the others run, who may bring more.
 
 use crate::cell::{Envelope, Refusal};
 use crate::chain::{Chain, Turn};
@@ -28,8 +36,9 @@ use crate::error::CommandError;
 use crate::executors::Clock;
 use crate::lifecycle::Alive;
 use crate::reentry;
+use crate::shard::duty::{Duty, Left};
 use crate::shard::floor::Floor;
-use crate::shard::front::LOBBY_SLACK;
+use crate::shard::front::{Front, LOBBY_SLACK};
 use crate::shard::lane::Seat;
 use crate::shard::schedule::{self, Backlog, Schedule};
 use crate::shard::{Plan, Sent, Shard};
@@ -41,7 +50,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// How many commands are taken in one poll before others have the thread.
+/// How many commands are taken in one run before others have the thread.
 const BUDGET: usize = 256;
 
 /// How many commands are looked up together: see `Schedule::prefetch`.
@@ -76,7 +85,7 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     shard: Arc<Shard<T>>,
     floor: Arc<Floor<T, S>>,
     schedule: Schedule<Seat<T, S>>,
-    /// Commands on their way from the channel to their lanes; empty between polls.
+    /// Commands on their way from the channel to their lanes; empty between runs.
     batch: Vec<Sent<T>>,
     /// Submissions that wait for room, in the order in which they came.
     lobby: VecDeque<Sent<T>>,
@@ -88,11 +97,12 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     lanes: u64,
     /// How many commands have been taken.
     taken: u64,
+    usual: Usual,
     /// How many had been taken, and how many lanes there were, when that was last told.
     told: (u64, usize),
-    /// How many more lanes the ring had room for at the start of this poll.
+    /// How many more lanes the ring had room for at the start of this run.
     room: usize,
-    /// What the ring had been offered when the last poll ended.
+    /// What the ring had been offered when the last run ended.
     offered: usize,
     /// The abort has been carried out; what comes later is aborted as it comes.
     aborted: bool,
@@ -125,6 +135,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             reported: false,
             lanes: 0,
             taken: 0,
+            usual: Usual::default(),
             told: (0, 0),
             room: 0,
             offered: 0,
@@ -342,14 +353,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     }
 
     /// Hands ready lanes to the ring and wakes workers. True if the rest must be watched.
-    fn hand_out(&mut self) -> bool {
-        // What was offered before this poll and is still there.
+    fn hand_out(&mut self, by: By) -> bool {
+        // What was offered before this run and is still there.
         let left = self.offered.wrapping_sub(self.floor.taken()) as isize > 0;
         if self.schedule.has_ready() {
             self.room = self.floor.room();
             self.offer_ready();
         }
-        let floor = &self.floor;
+        let (floor, crew) = (&self.floor, &self.shard.front.crew);
         floor.say_more(self.schedule.has_ready());
         let new = floor.offered() != self.offered;
         self.offered = floor.offered();
@@ -360,14 +371,18 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         fence(Ordering::SeqCst);
         // Before the wakes: a woken worker may claim a lane at once, and is counted already.
         let unclaimed = floor.unclaimed();
+        if by == By::Worker && unclaimed <= 1 {
+            // The one who asks takes it.
+            return false;
+        }
         let mut woken = 0;
-        if left && floor.wake_one() {
+        if left && crew.wake_one() {
             woken += 1;
         }
-        if new && woken == 0 && unclaimed > 0 && floor.wake_one() {
+        if new && woken == 0 && unclaimed > 0 && crew.wake_one() {
             woken += 1;
         }
-        unclaimed > woken && floor.has_idle()
+        unclaimed > woken && crew.has_idle()
     }
 
     /// Aborts everything that has not started (G16).
@@ -465,64 +480,92 @@ fn end_panicked<T: Types>(envelope: Envelope<T>, Panic(message): Panic) {
     envelope.end_unstarted(error, Kind::Panicked);
 }
 
-impl<T: Types, S: Send> Unpin for Dispatcher<T, S> {}
+/// How many commands a run finds, if it finds any: a moving average in which the last has an eighth.
+struct Usual(u64);
 
-impl<T: Types, S: Send> Future for Dispatcher<T, S> {
-    type Output = ();
+impl Usual {
+    const ONE: u64 = 16;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.alive.is_none() {
-            return Poll::Ready(());
+    fn note(&mut self, found: u64) {
+        self.0 = self.0 - self.0 / 8 + found * Self::ONE / 8;
+    }
+
+    /// Rather one than two.
+    fn is_one(&self) -> bool {
+        self.0 < Self::ONE * 3 / 2
+    }
+}
+
+impl Default for Usual {
+    fn default() -> Self {
+        Self(Self::ONE)
+    }
+}
+
+/// Who runs the dispatcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Its own task.
+    Itself,
+    /// A worker that is about to look at the ring.
+    Worker,
+}
+
+impl<T: Types, S: Send> Dispatcher<T, S> {
+    /// Does what there is to do.
+    pub(crate) fn run(&mut self, by: By) -> Left {
+        if self.alive.is_none() {
+            return Left::Over;
         }
-        this.shard.front.awake();
-        // Whatever else comes up during this poll is seen before the dispatcher sleeps.
-        let calm = this.is_calm();
-        if !calm && this.must_abort() {
-            this.abort();
+        self.shard.front.awake();
+        // Whatever else comes up during this run is seen before the dispatcher sleeps.
+        let calm = self.is_calm();
+        if !calm && self.must_abort() {
+            self.abort();
         }
-        let (floor, schedule) = (&this.floor, &mut this.schedule);
-        this.room = floor.room();
+        let (floor, schedule) = (&self.floor, &mut self.schedule);
+        self.room = floor.room();
         floor.take_returned(|seat| schedule.returned(seat));
         // Before commands are taken: those for idle lanes then find nobody before them.
-        if this.schedule.has_ready() {
-            this.retract();
-            this.offer_ready();
+        if self.schedule.has_ready() {
+            self.retract();
+            self.offer_ready();
         }
         if !calm {
-            this.take_lobby();
+            self.take_lobby();
         }
-        let emptied = this.take_commands();
+        let before = self.taken;
+        let emptied = self.take_commands();
+        if self.taken > before {
+            self.usual.note(self.taken - before);
+            self.shard.front.crew.say_lone(self.usual.is_one());
+        }
         if !calm {
-            if this.shard.front.take_sweep() {
-                this.sweep();
+            if self.shard.front.take_sweep() {
+                self.sweep();
             }
             if emptied {
-                this.grant();
+                self.grant();
             }
         }
-        this.tell();
-        let watch = this.hand_out();
-        let front = &this.shard.front;
+        self.tell();
+        let watch = self.hand_out(by);
+        let front = &self.shard.front;
         if !calm && front.is_exhausted() {
-            this.schedule.recall_all();
-            if this.schedule.is_quiet() {
-                this.end();
-                return Poll::Ready(());
+            self.schedule.recall_all();
+            if self.schedule.is_quiet() {
+                self.end();
+                return Left::Over;
             }
         }
         if watch || !emptied {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Left::Busy;
         }
         if calm {
             front.relax();
         }
-        let accepted = front.prepare(cx.waker(), this.taken);
-        if this.has_work(accepted) {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
+        let accepted = front.prepare(self.taken);
+        if self.has_work(accepted) { Left::Busy } else { Left::Asleep }
     }
 }
 
@@ -534,5 +577,45 @@ impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
             self.floor.order_abort();
         }
         self.end();
+    }
+}
+
+/// The dispatcher's own task: the future that is spawned for it. Dropped, it takes the dispatcher along.
+pub(crate) struct Own<T: Types, S: Send> {
+    duty: Arc<Duty<Dispatcher<T, S>>>,
+    front: Arc<Front>,
+    /// The dispatcher slept when this was last polled.
+    slept: bool,
+}
+
+impl<T: Types, S: Send> Own<T, S> {
+    pub(crate) fn new(duty: Arc<Duty<Dispatcher<T, S>>>, front: &Arc<Front>) -> Self {
+        Self { duty, front: Arc::clone(front), slept: false }
+    }
+}
+
+impl<T: Types, S: Send> Future for Own<T, S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Before all else: see `Front::register`.
+        self.front.register(cx.waker());
+        if std::mem::take(&mut self.slept) && !self.front.crew.is_lone() {
+            // Those who are about to run may bring more.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match self.duty.run(|dispatcher| dispatcher.run(By::Itself)) {
+            Left::Over => return Poll::Ready(()),
+            Left::Busy => cx.waker().wake_by_ref(),
+            Left::Asleep => self.slept = true,
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: Types, S: Send> Drop for Own<T, S> {
+    fn drop(&mut self) {
+        self.duty.retire();
     }
 }

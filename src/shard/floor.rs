@@ -1,5 +1,5 @@
 //! Where the dispatcher and the workers of a shard meet: the ring of ready lanes, the lanes that
-//! come back, who sleeps, and what all must know.
+//! come back, and what all must know.
 //!
 //! # Who may touch what, and when
 //!
@@ -7,14 +7,13 @@
 //! | --- | --- |
 //! | `ring` | the dispatcher pushes; workers pop, and the dispatcher when it sweeps or aborts |
 //! | `returned` | workers push, the dispatcher takes |
-//! | `idle` | see `idle.rs` |
-//! | `wakers` | each worker registers its own; the dispatcher wakes |
 //! | `more`, `orders`, `ended` | the dispatcher |
 //!
 //! # No wake-up of a worker is lost
 //!
 //! A worker that finds the ring empty (1) registers its waker, (2) puts itself in the idle set,
-//! (3) fence, (4) looks at the ring and at `ended` again, and sleeps only if there is nothing. The
+//! (3) fence, (4) looks at the ring and at `ended` again, and sleeps only if there is nothing. (And no
+//! errand: see `crew.rs`.) The
 //! dispatcher (a) pushes, (b) fence, (c) looks at the idle set. Of the two fences one comes first:
 //! either (4) sees the push, or (c) sees the worker. In the second case the dispatcher takes the
 //! worker out of the set and wakes it; the waker is registered, by (1) before (2).
@@ -36,16 +35,12 @@
 //! wakes every worker. A worker compares it with what it has seen before each command, and each
 //! time its handler returns pending, after it has registered its waker.
 
-use crate::contain::contain;
 use crate::shard::front::Front;
-use crate::shard::idle::IdleSet;
 use crate::shard::lane::{Hold, Lane, Returned, Seat};
 use crate::shard::ring::Ring;
-use crate::sync::{
-    Arc, AtomicBool, AtomicU64, AtomicWaker, CachePadded, Ordering, fence, full_order_for_loom,
-};
+use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Ordering, fence, full_order_for_loom};
 use crate::types::Types;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 /// At most this many ready lanes are in the ring; the rest waits in the schedule.
 const RING: usize = if cfg!(shardpool_loom) { 2 } else { 256 };
@@ -53,11 +48,18 @@ const RING: usize = if cfg!(shardpool_loom) { 2 } else { 256 };
 const ABORT: u64 = 1;
 const SWEEP: u64 = 2;
 
+/// What a worker notes between two lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Station {
+    /// It is in the idle set, or was taken out by somebody else.
+    listed: bool,
+    /// It stands in for the dispatcher, which is to be run again.
+    on_duty: bool,
+}
+
 pub(crate) struct Floor<T: Types, S> {
     ring: Ring<Lane<T, S>>,
     returned: CachePadded<Returned<T, S>>,
-    idle: CachePadded<IdleSet>,
-    wakers: Box<[CachePadded<AtomicWaker>]>,
     more: AtomicBool,
     ended: AtomicBool,
     orders: AtomicU64,
@@ -72,8 +74,6 @@ impl<T: Types, S> Floor<T, S> {
             front: Arc::clone(front),
             ring: Ring::new(RING.max((2 * workers).next_power_of_two())),
             returned: CachePadded(Returned::new()),
-            idle: CachePadded(IdleSet::new(workers)),
-            wakers: (0..workers).map(|_| CachePadded(AtomicWaker::new())).collect(),
             more: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             orders: AtomicU64::new(0),
@@ -82,37 +82,47 @@ impl<T: Types, S> Floor<T, S> {
 
     // ---- workers ----
 
-    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set.
+    /// Takes the next lane, or sleeps. `stand_in` runs the dispatcher; true if it is to be run again.
     pub(crate) fn poll_next(
         &self,
         worker: usize,
-        listed: &mut bool,
+        station: &mut Station,
         cx: &mut Context<'_>,
+        mut stand_in: impl FnMut() -> bool,
     ) -> Poll<Option<Hold<T, S>>> {
+        let crew = &self.front.crew;
         loop {
             // First: who wakes a listed worker counts on it to look at the ring after that.
-            self.unlist(worker, listed);
+            self.unlist(worker, station);
+            if station.on_duty || crew.take_errand() {
+                station.on_duty = stand_in();
+                if station.on_duty {
+                    // Before any lane is taken: a handler that blocks its thread would hold up the shard.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
             if let Some(hold) = self.take() {
                 return Poll::Ready(Some(hold));
             }
             if self.ended.load(Ordering::Acquire) {
                 return Poll::Ready(None);
             }
-            self.register(worker, cx.waker());
-            self.idle.insert(worker);
-            *listed = true;
+            crew.register(worker, cx.waker());
+            crew.list(worker);
+            station.listed = true;
             fence(Ordering::SeqCst);
-            if self.ring.is_empty() && !self.ended.load(Ordering::Acquire) {
+            let nothing = self.ring.is_empty() && !self.ended.load(Ordering::Acquire);
+            if nothing && !crew.has_errand() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Takes the worker out of the idle set, if the dispatcher has not: then a wake that is on its
-    /// way comes for nothing.
-    pub(crate) fn unlist(&self, worker: usize, listed: &mut bool) {
-        if std::mem::take(listed) {
-            self.idle.remove(worker);
+    /// Takes the worker out of the idle set, if it may be in it.
+    pub(crate) fn unlist(&self, worker: usize, station: &mut Station) {
+        if std::mem::take(&mut station.listed) {
+            self.front.crew.unlist(worker);
         }
     }
 
@@ -124,10 +134,6 @@ impl<T: Types, S> Floor<T, S> {
         }
         // SAFETY: what is in the ring came from `Hold::into_raw`, and is popped once.
         Some(unsafe { Hold::from_raw(lane) })
-    }
-
-    pub(crate) fn register(&self, worker: usize, waker: &Waker) {
-        self.wakers[worker].register(waker);
     }
 
     /// Lets a lane go.
@@ -194,31 +200,6 @@ impl<T: Types, S> Floor<T, S> {
         self.ring.popped()
     }
 
-    /// Wakes one worker that sleeps; false if none does.
-    pub(crate) fn wake_one(&self) -> bool {
-        match self.idle.pop() {
-            Some(worker) => {
-                self.wake(worker);
-                true
-            }
-            None => false,
-        }
-    }
-
-    pub(crate) fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
-    }
-
-    fn wake(&self, worker: usize) {
-        let _ = contain(|| self.wakers[worker].wake());
-    }
-
-    fn wake_all(&self) {
-        for worker in 0..self.wakers.len() {
-            self.wake(worker);
-        }
-    }
-
     /// Calls back with each lane that came back, oldest first.
     pub(crate) fn take_returned(&self, each: impl FnMut(Seat<T, S>)) {
         self.returned.take_all(each);
@@ -230,19 +211,19 @@ impl<T: Types, S> Floor<T, S> {
 
     pub(crate) fn order_abort(&self) {
         if self.orders.fetch_or(ABORT, Ordering::Release) & ABORT == 0 {
-            self.wake_all();
+            self.front.crew.wake_all();
         }
     }
 
     pub(crate) fn order_sweep(&self) {
         self.orders.fetch_add(SWEEP, Ordering::Release);
-        self.wake_all();
+        self.front.crew.wake_all();
     }
 
     /// Nothing more will come: workers end when the ring is empty.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        self.wake_all();
+        self.front.crew.wake_all();
     }
 }

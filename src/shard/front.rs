@@ -69,6 +69,7 @@
 use crate::contain::contain;
 use crate::prefetch::ToWrite;
 use crate::reentry::Board;
+use crate::shard::crew::Crew;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
 use crate::sync::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, CachePadded, Ordering,
@@ -140,6 +141,7 @@ pub(crate) struct Front {
     /// For outcomes that no worker counts.
     tally: CachePadded<Tally>,
     dispatcher: CachePadded<Dispatcher>,
+    pub(crate) crew: Crew,
     /// What the handlers of this shard wait for.
     pub(crate) board: Board,
 }
@@ -183,6 +185,7 @@ impl Front {
             posts: (0..workers).map(|_| CachePadded::default()).collect(),
             tally: CachePadded(Tally::default()),
             dispatcher: CachePadded(Dispatcher::default()),
+            crew: Crew::new(workers),
             board: Board::new(workers),
         }
     }
@@ -433,10 +436,15 @@ impl Front {
         }
     }
 
+    /// The dispatcher's own task is polled. It calls this before all else, so it always is either
+    /// registered, or going to be polled.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.dispatcher.waker.register(waker);
+    }
+
     /// The dispatcher is about to sleep: it must look for work after this, and before it does. True if
     /// more was accepted than it says it has taken: then it must look into the channel as well.
-    pub(crate) fn prepare(&self, waker: &Waker, taken: u64) -> bool {
-        self.dispatcher.waker.register(waker);
+    pub(crate) fn prepare(&self, taken: u64) -> bool {
         // Release: who clears the flag also sees the registered waker.
         let word = self.hot.word.fetch_or(ASLEEP, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -446,18 +454,33 @@ impl Front {
     /// Wakes the dispatcher if it sleeps, after any change that it looks at.
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
-        self.wake_after_push();
+        if self.rouse().is_some() {
+            self.summon();
+        }
     }
 
     /// Wakes the dispatcher if it sleeps, after a push on a channel.
     pub(crate) fn wake_after_push(&self) {
-        // The load first: most of the time the dispatcher is awake. Acquire: pairs with `prepare`.
-        if self.word() & ASLEEP != 0
-            && self.hot.word.fetch_and(!ASLEEP, Ordering::Acquire) & ASLEEP != 0
+        // A worker in its place, if there is nothing to do but to hand out a command.
+        if let Some(word) = self.rouse()
+            && (word & (CLOSED | WAITING) != 0 || !self.crew.send_one())
         {
-            // A waker is user code too.
-            let _ = contain(|| self.dispatcher.waker.wake());
+            self.summon();
         }
+    }
+
+    /// If the dispatcher sleeps, it does no more, and the caller must have it run: gives the word.
+    fn rouse(&self) -> Option<u64> {
+        // The load first: most of the time the dispatcher is awake. Acquire: pairs with `prepare`.
+        let asleep = |word: u64| (word & ASLEEP != 0).then_some(word);
+        asleep(self.word())?;
+        asleep(self.hot.word.fetch_and(!ASLEEP, Ordering::Acquire))
+    }
+
+    /// Has the dispatcher's own task polled.
+    pub(crate) fn summon(&self) {
+        // A waker is user code too.
+        let _ = contain(|| self.dispatcher.waker.wake());
     }
 
     /// Whether nothing is out of the ordinary: intake is open, nobody waits for room, nobody has
@@ -617,7 +640,8 @@ mod tests {
     /// A front whose dispatcher is about to sleep, and what tells whether it was woken.
     fn asleep(front: &Front) -> Arc<Woken> {
         let woken = Arc::new(Woken::default());
-        front.prepare(&Waker::from(Arc::clone(&woken)), 0);
+        front.register(&Waker::from(Arc::clone(&woken)));
+        front.prepare(0);
         woken
     }
 
@@ -691,8 +715,8 @@ mod tests {
     fn a_dispatcher_that_is_behind_does_not_sleep() {
         let front = Front::new(2, 1);
         assert_eq!(front.try_enter(), Entry::Accepted);
-        assert!(front.prepare(Waker::noop(), 0));
-        assert!(!front.prepare(Waker::noop(), 1));
+        assert!(front.prepare(0));
+        assert!(!front.prepare(1));
     }
 
     #[test]

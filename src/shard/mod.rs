@@ -10,7 +10,9 @@
 //!                                            workers: handler
 //! ```
 
+pub(crate) mod crew;
 mod dispatcher;
+mod duty;
 mod floor;
 pub(crate) mod front;
 mod idle;
@@ -28,6 +30,8 @@ use crate::lifecycle::Lifecycle;
 use crate::reentry::Peers;
 use crate::sync::{Arc, Receiver, Sender, unbounded};
 use crate::types::{HandlerTypes, IdOf, Types};
+use dispatcher::Dispatcher;
+use duty::Duty;
 use front::Front;
 
 pub(crate) use dispatcher::Hook;
@@ -146,16 +150,14 @@ where
     L: Source<IdOf<HandlerTypes<H>>, H::State, H::Error>,
 {
     let floor = Arc::new(floor::Floor::<HandlerTypes<H>, H::State>::new(&shard.front));
+    let dispatcher = Dispatcher::new(Arc::clone(shard), Arc::clone(&floor), index, plan);
+    let duty = Arc::new(Duty::new(dispatcher));
     let mut tasks: Vec<Task> = Vec::with_capacity(1 + shard.front.workers());
-    tasks.push(Box::pin(dispatcher::Dispatcher::new(
-        Arc::clone(shard),
-        Arc::clone(&floor),
-        index,
-        plan,
-    )));
+    tasks.push(Box::pin(dispatcher::Own::new(Arc::clone(&duty), &shard.front)));
     for worker in 0..shard.front.workers() {
         tasks.push(Box::pin(worker::work(worker::Post::new(
             Arc::clone(&floor),
+            Arc::clone(&duty),
             index,
             worker,
             plan,

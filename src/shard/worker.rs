@@ -9,7 +9,9 @@ use crate::executors::Clock;
 use crate::lifecycle::Alive;
 use crate::reentry::{Frame, Key, Peers};
 use crate::shard::Plan;
-use crate::shard::floor::Floor;
+use crate::shard::dispatcher::{By, Dispatcher};
+use crate::shard::duty::{Duty, Left};
+use crate::shard::floor::{Floor, Station};
 use crate::shard::lane::{Body, Hold};
 use crate::stats::{Kind, Tally};
 use crate::sync::Arc;
@@ -26,6 +28,7 @@ const BUDGET: usize = 128;
 /// What a worker works with; nothing here changes.
 struct Tools<H: CommandHandler, L> {
     floor: Arc<Floor<HandlerTypes<H>, H::State>>,
+    duty: Arc<Duty<Dispatcher<HandlerTypes<H>, H::State>>>,
     handler: Quiet<Arc<(H, L)>>,
     clock: Quiet<Arc<dyn Clock>>,
     peers: Arc<Peers>,
@@ -68,6 +71,7 @@ pub(crate) struct Post<H: CommandHandler, L> {
 impl<H: CommandHandler, L> Post<H, L> {
     pub(crate) fn new(
         floor: Arc<Floor<HandlerTypes<H>, H::State>>,
+        duty: Arc<Duty<Dispatcher<HandlerTypes<H>, H::State>>>,
         shard: usize,
         worker: usize,
         plan: &Plan<H, L>,
@@ -75,6 +79,7 @@ impl<H: CommandHandler, L> Post<H, L> {
         Self {
             tools: Tools {
                 floor,
+                duty,
                 handler: Quiet::new(Arc::clone(&plan.handler)),
                 clock: Quiet::new(Arc::clone(&plan.clock)),
                 peers: Arc::clone(&plan.peers),
@@ -91,13 +96,14 @@ impl<H: CommandHandler, L> Post<H, L> {
 impl<H: CommandHandler, L> Drop for Post<H, L> {
     fn drop(&mut self) {
         if !self.ended {
-            // A wake that was meant for this worker is lost with it; the dispatcher, woken by
-            // this, sees the lanes that wait in the ring and wakes another.
-            let floor = &self.tools.floor;
-            floor.unlist(self.tools.worker, &mut true);
+            // A wake that was meant for this worker is lost with it, and so is what it was to do in the
+            // dispatcher's stead; the dispatcher sees what waits in channel and ring, and wakes another.
+            let front = &self.tools.floor.front;
+            front.crew.unlist(self.tools.worker);
             // A handler may have leaked what it waited for.
-            floor.front.board.clear(self.tools.worker);
-            floor.front.worker_lost();
+            front.board.clear(self.tools.worker);
+            front.worker_lost();
+            front.summon();
         }
     }
 }
@@ -112,8 +118,10 @@ where
     L: Source<IdOf<HandlerTypes<H>>, H::State, H::Error>,
 {
     let (tools, pace) = (&post.tools, &mut post.pace);
-    let mut listed = false;
-    while let Some(hold) = poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut listed, cx)).await
+    let mut station = Station::default();
+    while let Some(hold) =
+        poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut station, cx, || tools.stand_in()))
+            .await
     {
         let mut job = Job::new(hold, &tools.floor);
         let (at, body) = job.parts();
@@ -199,6 +207,17 @@ where
 {
     fn tally(&self) -> &Tally {
         self.floor.front.worker_tally(self.worker)
+    }
+
+    /// Runs the dispatcher in the stead of its own task. True if it is to be run again.
+    #[inline(never)]
+    fn stand_in(&self) -> bool {
+        let left = self.duty.run(|dispatcher| dispatcher.run(By::Worker));
+        if left == Left::Over {
+            // Its own task is to end as well.
+            self.floor.front.summon();
+        }
+        left == Left::Busy
     }
 
     /// Takes the next command of a turn, which has one.
@@ -342,7 +361,7 @@ where
             return polled;
         }
         // Register, then look: an order that comes after this look wakes the worker.
-        self.floor.register(self.worker, cx.waker());
+        self.floor.front.crew.register(self.worker, cx.waker());
         if self.obey(pace, turn) && is_load {
             return Poll::Ready(Driven::Stopped);
         }

@@ -32,6 +32,7 @@ mod runtimes;
 mod send_sync;
 mod settings;
 mod shutdown;
+mod stand_in;
 mod tickets;
 mod versions;
 mod wakes;

@@ -3,15 +3,15 @@
 //! The dispatcher here hands out and waits as `dispatcher.rs` does; the pool's own is in the models of
 //! the whole pool.
 
-use crate::loom::check::{Counted, block_on, check};
-use crate::shard::floor::Floor;
+use crate::loom::check::{Counted, Parker, block_on, check};
+use crate::shard::floor::{Floor, Station};
 use crate::shard::lane::Seat;
 use crate::shard::models::{Lone, Model, front, lane, work};
 use crate::shard::schedule::Place;
-use crate::sync::{Arc, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, Ordering, fence};
 use loom::thread::{self, JoinHandle};
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Poll, Wake};
 
 fn floor(workers: usize) -> Arc<Floor<Model, Lone>> {
     Arc::new(Floor::new(&front(workers)))
@@ -25,15 +25,17 @@ fn worker(
 ) -> JoinHandle<usize> {
     let floor = Arc::clone(floor);
     thread::spawn(move || {
-        let (mut listed, mut taken) = (false, 0);
+        let (mut station, mut taken) = (Station::default(), 0);
+        let nobody = || unreachable!("nobody sends a worker here");
         while most != Some(taken)
-            && let Some(mut hold) = block_on(poll_fn(|cx| floor.poll_next(number, &mut listed, cx)))
+            && let Some(mut hold) =
+                block_on(poll_fn(|cx| floor.poll_next(number, &mut station, cx, nobody)))
         {
             work(&mut hold);
             floor.release(hold);
             taken += 1;
         }
-        floor.unlist(number, &mut listed);
+        floor.unlist(number, &mut station);
         taken
     })
 }
@@ -42,12 +44,13 @@ fn worker(
 fn hand_out(floor: &Floor<Model, Lone>, seat: Seat<Model, Lone>, wanted: bool) {
     floor.offer(seat.hand_out(Default::default(), wanted));
     fence(Ordering::SeqCst);
-    floor.wake_one();
+    floor.front.crew.wake_one();
 }
 
 /// Sleeps until so many lanes have come back.
 fn await_returned(floor: &Floor<Model, Lone>, mut many: usize) {
     block_on(poll_fn(|cx| {
+        floor.front.register(cx.waker());
         floor.front.awake();
         floor.take_returned(|seat| {
             seat.is_back();
@@ -56,7 +59,7 @@ fn await_returned(floor: &Floor<Model, Lone>, mut many: usize) {
         if many == 0 {
             return Poll::Ready(());
         }
-        floor.front.prepare(cx.waker(), 0);
+        floor.front.prepare(0);
         if floor.has_returned() {
             cx.waker().wake_by_ref();
         }
@@ -95,11 +98,41 @@ fn two_workers_that_fall_asleep_hear_of_a_lane_each() {
             hand_out(&floor, seat, false);
         }
         // As a dispatcher that watches: what one wake is not enough for gets another.
-        while floor.unclaimed() > 0 && floor.has_idle() {
-            floor.wake_one();
+        while floor.unclaimed() > 0 && floor.front.crew.has_idle() {
+            floor.front.crew.wake_one();
         }
         assert_eq!(workers.map(|worker| worker.join().unwrap()), [1, 1]);
         leave(&seats);
+    });
+}
+
+#[test]
+fn a_worker_that_falls_asleep_hears_that_it_is_to_stand_in() {
+    check(|| {
+        let floor = floor(1);
+        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
+        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
+        let worker = thread::spawn(move || {
+            let mut station = Station::default();
+            block_on(poll_fn(|cx| {
+                worker.poll_next(0, &mut station, cx, || {
+                    if what.load(Ordering::Relaxed) {
+                        tell.wake_by_ref();
+                    }
+                    false
+                })
+            }))
+        });
+        // Somebody else wakes it, and has nothing for it.
+        let other = Arc::clone(&floor);
+        let other = thread::spawn(move || other.front.crew.wake_one());
+        pushed.store(true, Ordering::Relaxed);
+        if floor.front.crew.send_one() {
+            seen.park();
+        }
+        floor.end();
+        other.join().unwrap();
+        assert!(worker.join().unwrap().is_none());
     });
 }
 
@@ -121,6 +154,7 @@ fn room_in_the_ring_wakes_a_dispatcher_that_has_more() {
         worker(&floor, 0, Some(3));
         let mut ready = seats.iter();
         block_on(poll_fn(|cx| {
+            floor.front.register(cx.waker());
             floor.front.awake();
             while floor.room() > 0
                 && let Some(seat) = ready.next()
@@ -132,7 +166,7 @@ fn room_in_the_ring_wakes_a_dispatcher_that_has_more() {
             if !more {
                 return Poll::Ready(());
             }
-            floor.front.prepare(cx.waker(), 0);
+            floor.front.prepare(0);
             if floor.is_half_empty() {
                 cx.waker().wake_by_ref();
             }
@@ -150,7 +184,7 @@ fn an_order_reaches_a_worker_that_falls_asleep_in_a_handler() {
         thread::spawn(move || {
             block_on(poll_fn(|cx| {
                 // As for a handler that is pending: register, then look.
-                worker.register(0, cx.waker());
+                worker.front.crew.register(0, cx.waker());
                 match Floor::<Model, Lone>::is_abort(worker.orders()) {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

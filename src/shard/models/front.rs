@@ -74,6 +74,7 @@ impl Dispatcher {
         block_on(poll_fn(|cx| {
             let shard = Arc::clone(&self.shard);
             let front = &shard.front;
+            front.register(cx.waker());
             front.awake();
             let calm = self.is_calm();
             if !calm && front.has_lobby() {
@@ -93,7 +94,7 @@ impl Dispatcher {
             if calm {
                 front.relax();
             }
-            let accepted = front.prepare(cx.waker(), self.count());
+            let accepted = front.prepare(self.count());
             if (accepted && !shard.commands.is_empty())
                 || (!self.is_calm() && self.has_special_work())
             {

@@ -1,5 +1,6 @@
 //! Models of what dispatcher, workers and submitters of one shard do with each other.
 
+mod duty;
 mod floor;
 mod front;
 mod idle;

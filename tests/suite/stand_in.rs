@@ -1,0 +1,250 @@
+//! While commands come alone, a worker stands in for a dispatcher that sleeps: one wake for both (G18). What
+//! is lost when either of them goes away in the middle, or when more comes than one, is nothing (G5).
+
+use crate::by_hand::ByHand;
+use crate::harness::Door;
+use crate::tools::{Error, Flag, Job, Pool, Ticket, poll_once, pool};
+use shardpool::executors::Task;
+use shardpool::{CommandError, TrySubmitError};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+/// A future of the pool's, and whether it was woken.
+struct Hand {
+    task: Option<Task>,
+    woken: Flag,
+}
+
+impl Hand {
+    fn new(task: Task) -> Self {
+        Self { task: Some(task), woken: Flag::default() }
+    }
+
+    /// Polls it. True if it has ended.
+    fn poll(&mut self) -> bool {
+        self.woken = Flag::default();
+        let Some(task) = &mut self.task else { return true };
+        let waker = Waker::from(Arc::new(self.woken.clone()));
+        let ended = poll_once(task, &waker).is_ready();
+        if ended {
+            self.task = None;
+        }
+        ended
+    }
+
+    fn is_woken(&self) -> bool {
+        self.woken.is_set()
+    }
+
+    /// Dropped, as an executor may.
+    fn lose(&mut self) {
+        self.task = None;
+    }
+}
+
+/// One shard, all of which sleeps.
+struct Shard {
+    pool: Pool,
+    dispatcher: Hand,
+    workers: Vec<Hand>,
+}
+
+impl Shard {
+    fn new(workers: usize) -> Self {
+        let executor = ByHand::default();
+        let pool = pool(executor.clone(), 1, workers, 64);
+        let mut hands = executor.tasks().into_iter().map(Hand::new);
+        let dispatcher = hands.next().unwrap();
+        let mut this = Self { pool, dispatcher, workers: hands.collect() };
+        this.settle();
+        this
+    }
+
+    fn submit(&self, id: u64) -> Ticket {
+        self.pool.try_submit(Job::plain(id)).unwrap()
+    }
+
+    /// Which of the workers were woken.
+    fn woken(&self) -> Vec<usize> {
+        (0..self.workers.len()).filter(|&n| self.workers[n].is_woken()).collect()
+    }
+
+    fn hands(&mut self) -> impl Iterator<Item = &mut Hand> {
+        std::iter::once(&mut self.dispatcher).chain(&mut self.workers)
+    }
+
+    /// Polls who was woken, as an executor does, until nobody is. True if all have ended.
+    fn run(&mut self) -> bool {
+        for _ in 0..100 {
+            for hand in self.hands().filter(|hand| hand.is_woken()) {
+                hand.poll();
+            }
+            if !self.hands().any(|hand| hand.is_woken()) {
+                return self.hands().all(|hand| hand.task.is_none());
+            }
+        }
+        panic!("no end: {:?}", self.pool.stats());
+    }
+
+    fn settle(&mut self) {
+        for hand in self.hands() {
+            hand.poll();
+        }
+        self.run();
+    }
+
+    /// Has the dispatcher find several commands at a time, and go back to sleep.
+    fn crowd(&mut self) {
+        for _ in 0..10 {
+            let tickets: Vec<_> = (0..8).map(|id| self.submit(id)).collect();
+            self.run();
+            for ticket in tickets {
+                assert!(outcome(ticket).is_some_and(|outcome| outcome.is_ok()));
+            }
+        }
+    }
+}
+
+/// What has come of a command, if it has ended.
+fn outcome(mut ticket: Ticket) -> Option<Result<(), CommandError<Error>>> {
+    match poll_once(&mut ticket, Waker::noop()) {
+        Poll::Ready(outcome) => Some(outcome.map(drop)),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn g18_one_wake_carries_out_a_command_that_comes_alone() {
+    let mut shard = Shard::new(3);
+    for id in [1, 1, 2] {
+        let ticket = shard.submit(id);
+        let woken = shard.woken();
+        assert_eq!((woken.len(), shard.dispatcher.is_woken()), (1, false));
+        shard.workers[woken[0]].poll();
+        assert_eq!(outcome(ticket), Some(Ok(())));
+        assert!(!shard.hands().any(|hand| hand.is_woken()));
+    }
+}
+
+#[test]
+fn g18_the_dispatchers_own_task_is_woken_when_no_worker_sleeps() {
+    let mut shard = Shard::new(1);
+    let door = Door::closed();
+    let first = shard.pool.try_submit(Job::at(1, &door)).unwrap();
+    shard.run();
+    let second = shard.submit(2);
+    assert!(shard.dispatcher.is_woken() && shard.woken().is_empty());
+    shard.run();
+    door.open();
+    shard.run();
+    assert_eq!((outcome(first), outcome(second)), (Some(Ok(())), Some(Ok(()))));
+}
+
+#[test]
+fn g02_a_worker_that_has_handed_out_more_than_one_takes_none_before_another_was_woken() {
+    let mut shard = Shard::new(3);
+    let tickets = [1, 2].map(|id| shard.submit(id));
+    let sent = shard.woken()[0];
+    shard.workers[sent].poll();
+    assert_eq!(shard.pool.stats()[0].queued, 2, "a handler would hold up the other command");
+    // It watches the rest, and another may take both.
+    let woken = shard.woken();
+    assert_eq!((woken.len(), woken.contains(&sent)), (2, true));
+    let other = woken.into_iter().find(|&worker| worker != sent).unwrap();
+    shard.workers[other].poll();
+    assert_eq!(tickets.map(outcome), [Some(Ok(())), Some(Ok(()))]);
+    shard.run();
+}
+
+#[test]
+fn g02_what_waits_behind_a_handler_that_never_ends_is_watched_by_the_worker_that_stands_in() {
+    let mut shard = Shard::new(3);
+    let (door, other) = (Door::closed(), Job::plain(2));
+    let first = shard.pool.try_submit(Job::at(1, &door)).unwrap();
+    let second = shard.pool.try_submit(other).unwrap();
+    shard.run();
+    assert_eq!((outcome(second), door.arrived()), (Some(Ok(())), 1));
+    door.open();
+    shard.run();
+    assert_eq!(outcome(first), Some(Ok(())));
+}
+
+#[test]
+fn g05_a_worker_dropped_on_its_way_to_the_dispatcher_loses_no_command() {
+    let mut shard = Shard::new(2);
+    let ticket = shard.submit(1);
+    let sent = shard.woken()[0];
+    shard.workers[sent].lose();
+    assert!(shard.dispatcher.is_woken());
+    shard.run();
+    assert_eq!(outcome(ticket), Some(Ok(())));
+    assert!(matches!(shard.pool.try_submit(Job::plain(1)), Err(TrySubmitError::Closed(_))));
+}
+
+#[test]
+fn g05_a_worker_dropped_between_two_runs_of_the_dispatcher_loses_no_command() {
+    let mut shard = Shard::new(3);
+    let first = [1, 2].map(|id| shard.submit(id));
+    let sent = shard.woken()[0];
+    shard.workers[sent].poll();
+    // Nobody sleeps whom a submission could wake: the worker is going to run the dispatcher.
+    let second = shard.submit(3);
+    assert!(!shard.dispatcher.is_woken());
+    shard.workers[sent].lose();
+    assert!(shard.dispatcher.is_woken());
+    shard.run();
+    assert_eq!(first.map(outcome), [Some(Ok(())), Some(Ok(()))]);
+    assert_eq!(outcome(second), Some(Ok(())));
+}
+
+#[test]
+fn g05_a_dispatcher_dropped_while_a_worker_is_on_its_way_ends_what_it_held() {
+    let mut shard = Shard::new(2);
+    let ticket = shard.submit(1);
+    let sent = shard.woken()[0];
+    shard.dispatcher.lose();
+    assert_eq!(outcome(ticket), Some(Err(CommandError::Aborted { started: false })));
+    shard.workers[sent].poll();
+    assert!(shard.run(), "a future of the pool is left");
+}
+
+#[test]
+fn g15_a_drain_ends_though_a_worker_finds_the_end() {
+    let mut shard = Shard::new(2);
+    let ticket = shard.submit(1);
+    assert!(ticket.withdraw());
+    let mut drain = shard.pool.drain();
+    // The worker finds nothing to carry out, and nothing to wait for.
+    let sent = shard.woken()[0];
+    shard.workers[sent].poll();
+    assert!(shard.run(), "a future of the pool is left");
+    assert!(poll_once(&mut drain, Waker::noop()).is_ready());
+}
+
+#[test]
+fn g18_a_dispatcher_that_finds_several_lets_others_run_first() {
+    let mut shard = Shard::new(2);
+    shard.crowd();
+    let first = shard.submit(1);
+    assert!(shard.dispatcher.is_woken() && shard.woken().is_empty());
+    shard.dispatcher.poll();
+    assert!(shard.dispatcher.is_woken() && shard.woken().is_empty(), "nothing is handed out yet");
+    let second = shard.submit(2);
+    shard.dispatcher.poll();
+    assert_eq!(shard.woken().len(), 1);
+    shard.run();
+    assert_eq!([first, second].map(outcome), [Some(Ok(())), Some(Ok(()))]);
+}
+
+#[test]
+fn g18_commands_that_come_alone_again_are_carried_out_by_one_wake_again() {
+    let mut shard = Shard::new(2);
+    shard.crowd();
+    for _ in 0..40 {
+        let ticket = shard.submit(1);
+        shard.run();
+        assert_eq!(outcome(ticket), Some(Ok(())));
+    }
+    let _ticket = shard.submit(1);
+    assert_eq!((shard.woken().len(), shard.dispatcher.is_woken()), (1, false));
+}
