@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// after a caught panic of tokio's, whose message appears.
 ///
 /// **Handlers that block.** As everywhere on tokio, a handler that blocks its thread holds up what
-/// that thread has woken last, which no other thread can take over: perhaps the shard's dispatcher.
+/// that thread has woken last, which no other thread can take over: perhaps a dispatcher, or a worker.
 /// Wrap such work in `block_in_place` or `spawn_blocking`, or use [`Threads`](super::Threads).
 /// Blocking waits of the pool's inside a handler are always refused (G9).
 ///
@@ -106,7 +106,7 @@ impl Executor for Tokio {
 
     // `threads` stays at its default of one, whatever the runtime has: tokio keeps the task that was
     // woken last with the thread that woke it, where no other thread can take it. A handler that
-    // woke the dispatcher and blocks would wait for a task that waits for its thread.
+    // woke a dispatcher or worker and blocks would wait for a task that waits for its thread.
 }
 
 /// Tokio's clock, which a test can pause. A handle does not keep the runtime's tasks alive.

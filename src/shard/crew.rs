@@ -12,14 +12,19 @@
 //! # An errand
 //!
 //! While commands come alone, a submitter that finds the dispatcher asleep sends a worker that sleeps, to
-//! stand in for it (`duty.rs`): it takes the worker out of the idle set, sets `errand`, and wakes it. Any
-//! worker that looks for work may take the errand; the one that was woken will look.
+//! stand in for it (`duty.rs`): it sets `errand`, takes a worker out of the idle set, and wakes it. Any
+//! worker that looks for work may take the errand before it takes a lane. If none sleeps, the submitter
+//! takes the errand back, unless somebody was faster, and has the dispatcher's own task polled.
 //!
-//! **It is not lost.** A worker that falls asleep registers its waker and looks at `errand` after that. Of
-//! this registration and the submitter's wake, both on one `AtomicWaker`, one comes first: either the
-//! wake finds the waker, or the look finds the errand. A worker that is dropped in between has the
-//! dispatcher's own task polled (`worker.rs`); by its taking itself out of the idle set, after the
-//! submitter has, that task sees what was pushed.
+//! **It is not lost.** A worker that was taken out has a look at `errand` before it works or sleeps again:
+//!
+//! * Polled while it is listed, it tries to take itself out. If it comes second, by the exchanges on the
+//!   set it sees the errand, which was set before the first.
+//! * Falling asleep, it registers its waker and looks at `errand` after that. Of this registration and the
+//!   submitter's wake, both on one `AtomicWaker`, one comes first: either the wake finds the waker, or the
+//!   look finds the errand.
+//! * Dropped, it has the dispatcher's own task polled (`worker.rs`), after it tried to take itself out: that
+//!   task sees what was pushed before it was.
 
 use crate::contain::contain;
 use crate::shard::idle::IdleSet;
@@ -91,10 +96,16 @@ impl Crew {
         if !self.is_lone() {
             return false;
         }
-        let Some(worker) = self.idle.pop() else { return false };
+        // Before a worker is taken out, so that it takes no lane without a look at this.
         self.errand.store(true, Ordering::Release);
-        self.wake(worker);
-        true
+        match self.idle.pop() {
+            Some(worker) => {
+                self.wake(worker);
+                true
+            }
+            // Acquire: another submitter's errand may be taken back with it.
+            None => !self.errand.swap(false, Ordering::AcqRel),
+        }
     }
 
     /// Wakes one worker that sleeps; false if none does.

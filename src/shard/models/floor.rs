@@ -137,6 +137,41 @@ fn a_worker_that_falls_asleep_hears_that_it_is_to_stand_in() {
 }
 
 #[test]
+fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
+    check(|| {
+        let (floor, (counted, _)) = (floor(1), Counted::new());
+        let seat = lane(1, &counted);
+        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
+        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
+        let handler = Arc::clone(&seen);
+        let worker = thread::spawn(move || {
+            let mut station = Station::default();
+            let hold = block_on(poll_fn(|cx| {
+                worker.poll_next(0, &mut station, cx, || {
+                    if what.load(Ordering::Relaxed) {
+                        tell.wake_by_ref();
+                    }
+                    false
+                })
+            }));
+            // A handler that ends only when the dispatcher has run.
+            handler.park();
+            worker.unlist(0, &mut station);
+            worker.release(hold.expect("there is a lane"));
+        });
+        // The dispatcher hands out a lane, and sleeps.
+        hand_out(&floor, seat, false);
+        pushed.store(true, Ordering::Relaxed);
+        if !floor.front.crew.send_one() {
+            // Its own task is polled.
+            seen.wake_by_ref();
+        }
+        worker.join().unwrap();
+        leave(&[seat]);
+    });
+}
+
+#[test]
 fn workers_that_fall_asleep_hear_of_the_end() {
     check(|| {
         let floor = floor(2);
