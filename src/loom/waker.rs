@@ -26,9 +26,12 @@ impl AtomicWaker {
         drop(old);
     }
 
+    pub(crate) fn take(&self) -> Option<Waker> {
+        self.0.lock().unwrap().take()
+    }
+
     pub(crate) fn wake(&self) {
-        let waker = self.0.lock().unwrap().take();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.take() {
             waker.wake();
         }
     }

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `idle` | see `idle.rs` |
 //! | `wakers` | each worker registers its own; whoever wakes it takes it |
-//! | `errand` | set by a submitter, cleared by the worker that runs it |
+//! | `errand` | set by a submitter, who may take it back; cleared by the worker that takes it |
 //! | `lone` | the dispatcher; a hint |
 //!
 //! # An errand
@@ -16,15 +16,13 @@
 //! worker that looks for work may take the errand before it takes a lane. If none sleeps, the submitter
 //! takes the errand back, unless somebody was faster, and has the dispatcher's own task polled.
 //!
-//! **It is not lost.** A worker that was taken out has a look at `errand` before it works or sleeps again:
+//! **It is not lost.** Whoever takes a worker out of the set wakes it, and it has registered its waker before
+//! it was listed, so it is polled or dropped after that.
 //!
-//! * Polled while it is listed, it tries to take itself out. If it comes second, by the exchanges on the
-//!   set it sees the errand, which was set before the first.
-//! * Falling asleep, it registers its waker and looks at `errand` after that. Of this registration and the
-//!   submitter's wake, both on one `AtomicWaker`, one comes first: either the wake finds the waker, or the
-//!   look finds the errand.
-//! * Dropped, it has the dispatcher's own task polled (`worker.rs`), after it tried to take itself out: that
-//!   task sees what was pushed before it was.
+//! * Polled, be it by another's wake, it first tries to take itself out. It comes second, and by the exchanges
+//!   on the set sees the errand, which was set before the first. So it takes no lane without a look at it.
+//! * Dropped, it has the dispatcher's own task polled (`worker.rs`), after it has tried to take itself out: so
+//!   that task sees what was pushed.
 
 use crate::contain::contain;
 use crate::shard::idle::IdleSet;
@@ -65,18 +63,18 @@ impl Crew {
         self.idle.remove(worker);
     }
 
-    /// Whether somebody is to stand in for the dispatcher.
-    pub(crate) fn has_errand(&self) -> bool {
-        self.errand.load(Ordering::Relaxed)
-    }
-
     /// Takes the errand, if there is one.
     pub(crate) fn take_errand(&self) -> bool {
         // Acquire: who runs it sees what was pushed. The load first: this is asked before each lane.
-        self.has_errand() && self.errand.swap(false, Ordering::Acquire)
+        self.errand.load(Ordering::Relaxed) && self.errand.swap(false, Ordering::Acquire)
     }
 
     // ---- who wakes them ----
+
+    /// The worker is going: nobody wakes it any more.
+    pub(crate) fn forget(&self, worker: usize) {
+        let _ = contain(|| drop(self.wakers[worker].take()));
+    }
 
     /// Whether the dispatcher finds one command at a time.
     pub(crate) fn is_lone(&self) -> bool {
@@ -91,37 +89,32 @@ impl Crew {
         }
     }
 
-    /// Sends a worker to stand in for the dispatcher; false if none sleeps, or commands do not come alone.
+    /// Sends a worker to stand in for the dispatcher, while commands come alone; false if none can be woken.
     pub(crate) fn send_one(&self) -> bool {
-        if !self.is_lone() {
+        if !self.is_lone() || !self.has_idle() {
             return false;
         }
         // Before a worker is taken out, so that it takes no lane without a look at this.
         self.errand.store(true, Ordering::Release);
-        match self.idle.pop() {
-            Some(worker) => {
-                self.wake(worker);
-                true
-            }
-            // Acquire: another submitter's errand may be taken back with it.
-            None => !self.errand.swap(false, Ordering::AcqRel),
+        if self.wake_one() {
+            return true;
         }
+        // Acquire: another submitter's errand may be taken back with it.
+        !self.errand.swap(false, Ordering::AcqRel)
     }
 
-    /// Wakes one worker that sleeps; false if none does.
+    /// Wakes one worker that sleeps; false if none does, or its waker panics.
     pub(crate) fn wake_one(&self) -> bool {
-        let Some(worker) = self.idle.pop() else { return false };
-        self.wake(worker);
-        true
+        self.idle.pop().is_some_and(|worker| self.wake(worker))
     }
 
     pub(crate) fn has_idle(&self) -> bool {
         !self.idle.is_empty()
     }
 
-    fn wake(&self, worker: usize) {
-        // A waker is user code too.
-        let _ = contain(|| self.wakers[worker].wake());
+    /// False if the waker panics, which is user code too.
+    fn wake(&self, worker: usize) -> bool {
+        contain(|| self.wakers[worker].wake()).is_ok()
     }
 
     pub(crate) fn wake_all(&self) {

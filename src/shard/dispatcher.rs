@@ -14,7 +14,7 @@
 //!
 //! # Waking: 'watch'
 //!
-//! A wake-up costs more than everything else here, and a worker that is awake needs none. So one
+//! A wake-up costs more than everything else here, and a worker that is awake needs none. So at most one
 //! worker is woken for what a run hands out. If more lanes wait in the ring than workers were
 //! woken, and some worker sleeps, the dispatcher does not sleep but is run again; what
 //! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody.
@@ -22,8 +22,9 @@
 //! # One command, or many
 //!
 //! While runs find one command, as with few callers, a worker stands in for the dispatcher and goes on
-//! with that command: one wake for both. Has it handed out more, it wakes another, and watches the rest
-//! before it takes any.
+//! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
+//! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
+//! up the task that the thread has woken last.
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, woken from
 //! sleep, first lets the others run, who may bring more.
@@ -372,7 +373,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         // Before the wakes: a woken worker may claim a lane at once, and is counted already.
         let unclaimed = floor.unclaimed();
         if by == By::Worker && unclaimed <= 1 {
-            // The one who asks takes it.
+            // It takes the lane itself.
             return false;
         }
         let mut woken = 0;
@@ -382,7 +383,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if new && woken == 0 && unclaimed > 0 && crew.wake_one() {
             woken += 1;
         }
-        unclaimed > woken && crew.has_idle()
+        // A worker takes no lane before whom it has woken was run.
+        (by == By::Worker && woken > 0) || (unclaimed > woken && crew.has_idle())
     }
 
     /// Aborts everything that has not started (G16).
@@ -507,12 +509,13 @@ impl Default for Usual {
 pub(crate) enum By {
     /// Its own task.
     Itself,
-    /// A worker that is about to look at the ring.
+    /// A worker that goes on with a lane.
     Worker,
 }
 
 impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Does what there is to do.
+    #[inline(never)]
     pub(crate) fn run(&mut self, by: By) -> Left {
         if self.alive.is_none() {
             return Left::Over;
@@ -520,6 +523,10 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         self.shard.front.awake();
         // Whatever else comes up during this run is seen before the dispatcher sleeps.
         let calm = self.is_calm();
+        if !calm && by == By::Worker {
+            // Others are woken by what is to be done, or it is the end: not in the worker's poll.
+            return Left::Busy;
+        }
         if !calm && self.must_abort() {
             self.abort();
         }
@@ -584,7 +591,7 @@ impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
 pub(crate) struct Own<T: Types, S: Send> {
     duty: Arc<Duty<Dispatcher<T, S>>>,
     front: Arc<Front>,
-    /// The dispatcher slept when this was last polled.
+    /// This had nothing to do when it was last polled.
     slept: bool,
 }
 
@@ -617,5 +624,6 @@ impl<T: Types, S: Send> Future for Own<T, S> {
 impl<T: Types, S: Send> Drop for Own<T, S> {
     fn drop(&mut self) {
         self.duty.retire();
+        self.front.forget();
     }
 }

@@ -11,13 +11,13 @@
 //! | --- | --- |
 //! | `state` | everybody |
 //! | `dispatcher` | who has replaced a state without `HELD` and `GONE` by one with `HELD`, until it takes `HELD` away |
-//! | `dispatcher` | who adds `GONE` to a state without both, or takes `HELD` away from one with `GONE`: it drops it |
+//! | `dispatcher` | who adds `GONE` to a state without `HELD` and `GONE`, or takes `HELD` away from one with `GONE`: it drops it |
 //!
 //! # Nobody waits for the duty
 //!
 //! Who comes while somebody has it adds `AGAIN` and goes away: the holder takes `HELD` and `AGAIN` away in one
-//! exchange, sees `AGAIN`, and has itself polled again. So what made the other come is seen by a run that
-//! begins after it came.
+//! exchange, sees `AGAIN`, and has the dispatcher run again. So what made the other come is seen by a run that
+//! begins after it came; unless the dispatcher goes, which ends all that there is.
 
 use crate::sync::{AtomicU8, Ordering, UnsafeCell};
 

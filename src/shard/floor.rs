@@ -12,8 +12,7 @@
 //! # No wake-up of a worker is lost
 //!
 //! A worker that finds the ring empty (1) registers its waker, (2) puts itself in the idle set,
-//! (3) fence, (4) looks at the ring and at `ended` again, and sleeps only if there is nothing. (And no
-//! errand: see `crew.rs`.) The
+//! (3) fence, (4) looks at the ring and at `ended` again, and sleeps only if there is nothing. The
 //! dispatcher (a) pushes, (b) fence, (c) looks at the idle set. Of the two fences one comes first:
 //! either (4) sees the push, or (c) sees the worker. In the second case the dispatcher takes the
 //! worker out of the set and wakes it; the waker is registered, by (1) before (2).
@@ -48,15 +47,6 @@ const RING: usize = if cfg!(shardpool_loom) { 2 } else { 256 };
 const ABORT: u64 = 1;
 const SWEEP: u64 = 2;
 
-/// What a worker notes between two lanes.
-#[derive(Debug, Default)]
-pub(crate) struct Station {
-    /// It is in the idle set, or was taken out by somebody else.
-    listed: bool,
-    /// It stands in for the dispatcher, which is to be run again.
-    on_duty: bool,
-}
-
 pub(crate) struct Floor<T: Types, S> {
     ring: Ring<Lane<T, S>>,
     returned: CachePadded<Returned<T, S>>,
@@ -82,25 +72,24 @@ impl<T: Types, S> Floor<T, S> {
 
     // ---- workers ----
 
-    /// Takes the next lane, or sleeps. `stand_in` runs the dispatcher; true if it is to be run again.
+    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set; `stand_in` runs
+    /// the dispatcher, and is true if it was left with more to do.
+    #[inline]
     pub(crate) fn poll_next(
         &self,
         worker: usize,
-        station: &mut Station,
+        listed: &mut bool,
         cx: &mut Context<'_>,
         mut stand_in: impl FnMut() -> bool,
     ) -> Poll<Option<Hold<T, S>>> {
         let crew = &self.front.crew;
         loop {
-            // First: who wakes a listed worker counts on it to look at the ring after that.
-            self.unlist(worker, station);
-            if station.on_duty || crew.take_errand() {
-                station.on_duty = stand_in();
-                if station.on_duty {
-                    // Before any lane is taken: a handler that blocks its thread would hold up the shard.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+            // First: who wakes a listed worker counts on it to look for an errand and at the ring after that.
+            self.unlist(worker, listed);
+            if crew.take_errand() && stand_in() {
+                // Others first: a handler that blocks its thread would hold up whom this run has woken.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if let Some(hold) = self.take() {
                 return Poll::Ready(Some(hold));
@@ -110,18 +99,17 @@ impl<T: Types, S> Floor<T, S> {
             }
             crew.register(worker, cx.waker());
             crew.list(worker);
-            station.listed = true;
+            *listed = true;
             fence(Ordering::SeqCst);
-            let nothing = self.ring.is_empty() && !self.ended.load(Ordering::Acquire);
-            if nothing && !crew.has_errand() {
+            if self.ring.is_empty() && !self.ended.load(Ordering::Acquire) {
                 return Poll::Pending;
             }
         }
     }
 
     /// Takes the worker out of the idle set, if it may be in it.
-    pub(crate) fn unlist(&self, worker: usize, station: &mut Station) {
-        if std::mem::take(&mut station.listed) {
+    pub(crate) fn unlist(&self, worker: usize, listed: &mut bool) {
+        if std::mem::take(listed) {
             self.front.crew.unlist(worker);
         }
     }

@@ -53,8 +53,10 @@
 //!
 //! # No wake-up of the dispatcher is lost
 //!
-//! The dispatcher (1) registers its waker, (2) sets `ASLEEP`, (3) has a fence, (4) looks for work
-//! once more, and sleeps only if there is none. Who clears `ASLEEP` wakes it.
+//! The dispatcher (1) is run, by its own task, which has registered its waker, or by a worker in its place
+//! (`duty.rs`), (2) sets `ASLEEP`, (3) has a fence, (4) looks for work once more, and sleeps only if there is
+//! none. Who clears `ASLEEP` has it run: by its own task, which is always registered or going to be polled,
+//! or by a worker (`crew.rs`).
 //!
 //! * Who pushes on a channel reads the word after the push. If it reads one from before (2), it was
 //!   accepted before (2) as well, in the order of this one word; so the dispatcher, which reads at (2)
@@ -416,7 +418,7 @@ impl Front {
     }
 
     fn take_order(&self, order: u8) -> bool {
-        // A load first: this is asked at every poll. Nobody else takes an order.
+        // A load first: this is asked in every run. Nobody else takes an order.
         let is_there = self.orders.load(Ordering::Relaxed) & order != 0;
         if is_there {
             self.orders.fetch_and(!order, Ordering::Acquire);
@@ -445,7 +447,7 @@ impl Front {
     /// The dispatcher is about to sleep: it must look for work after this, and before it does. True if
     /// more was accepted than it says it has taken: then it must look into the channel as well.
     pub(crate) fn prepare(&self, taken: u64) -> bool {
-        // Release: who clears the flag also sees the registered waker.
+        // Release: who clears the flag also sees that the dispatcher's own task has registered.
         let word = self.hot.word.fetch_or(ASLEEP, Ordering::Release);
         fence(Ordering::SeqCst);
         accepted(word) != taken as u32
@@ -469,12 +471,17 @@ impl Front {
         }
     }
 
-    /// If the dispatcher sleeps, it does no more, and the caller must have it run: gives the word.
+    /// Takes `ASLEEP` away. If it was there, gives the word, and the caller must have the dispatcher run.
     fn rouse(&self) -> Option<u64> {
-        // The load first: most of the time the dispatcher is awake. Acquire: pairs with `prepare`.
         let asleep = |word: u64| (word & ASLEEP != 0).then_some(word);
+        // The load first: most of the time the dispatcher is awake. Acquire: pairs with `prepare`.
         asleep(self.word())?;
         asleep(self.hot.word.fetch_and(!ASLEEP, Ordering::Acquire))
+    }
+
+    /// The dispatcher's own task is going.
+    pub(crate) fn forget(&self) {
+        let _ = contain(|| drop(self.dispatcher.waker.take()));
     }
 
     /// Has the dispatcher's own task polled.

@@ -3,8 +3,8 @@
 //! # Who may touch what, and when
 //!
 //! A worker sets its own bit before its last look at the ring. It is cleared by whoever is going to
-//! make the worker look again: the dispatcher, which then wakes it, or the worker itself when that
-//! last look found something. The old value of one read-modify-write decides who it was.
+//! make the worker look again: the dispatcher or a submitter, which then wakes it, or the worker itself when
+//! that last look found something. The old value of one read-modify-write decides who it was.
 
 use crate::sync::{AtomicU64, Ordering};
 

@@ -112,7 +112,7 @@ unsafe fn free<T: Types, S>(lane: NonNull<Lane<T, S>>) {
 pub(crate) struct Seat<T: Types, S>(NonNull<Lane<T, S>>);
 
 // SAFETY: a pointer to a `Lane`, which is `Send` and `Sync`; it is used by the dispatcher alone, which
-// is one party wherever it is polled.
+// is one party whoever runs it.
 unsafe impl<T: Types, S: Send> Send for Seat<T, S> {}
 
 impl<T: Types, S> Clone for Seat<T, S> {

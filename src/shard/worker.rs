@@ -11,7 +11,7 @@ use crate::reentry::{Frame, Key, Peers};
 use crate::shard::Plan;
 use crate::shard::dispatcher::{By, Dispatcher};
 use crate::shard::duty::{Duty, Left};
-use crate::shard::floor::{Floor, Station};
+use crate::shard::floor::Floor;
 use crate::shard::lane::{Body, Hold};
 use crate::stats::{Kind, Tally};
 use crate::sync::Arc;
@@ -95,16 +95,17 @@ impl<H: CommandHandler, L> Post<H, L> {
 
 impl<H: CommandHandler, L> Drop for Post<H, L> {
     fn drop(&mut self) {
+        let (front, worker) = (&self.tools.floor.front, self.tools.worker);
         if !self.ended {
-            // A wake that was meant for this worker is lost with it, and so is what it was to do in the
-            // dispatcher's stead; the dispatcher sees what waits in channel and ring, and wakes another.
-            let front = &self.tools.floor.front;
-            front.crew.unlist(self.tools.worker);
+            // A wake that was meant for this worker is lost with it, and so may be an errand; the dispatcher
+            // sees what waits in channel and ring, and wakes another.
+            front.crew.unlist(worker);
             // A handler may have leaked what it waited for.
-            front.board.clear(self.tools.worker);
+            front.board.clear(worker);
             front.worker_lost();
             front.summon();
         }
+        front.crew.forget(worker);
     }
 }
 
@@ -118,9 +119,9 @@ where
     L: Source<IdOf<HandlerTypes<H>>, H::State, H::Error>,
 {
     let (tools, pace) = (&post.tools, &mut post.pace);
-    let mut station = Station::default();
+    let mut listed = false;
     while let Some(hold) =
-        poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut station, cx, || tools.stand_in()))
+        poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut listed, cx, || tools.stand_in()))
             .await
     {
         let mut job = Job::new(hold, &tools.floor);
@@ -209,15 +210,14 @@ where
         self.floor.front.worker_tally(self.worker)
     }
 
-    /// Runs the dispatcher in the stead of its own task. True if it is to be run again.
+    /// Runs the dispatcher in the stead of its own task. True if that must go on.
     #[inline(never)]
     fn stand_in(&self) -> bool {
-        let left = self.duty.run(|dispatcher| dispatcher.run(By::Worker));
-        if left == Left::Over {
-            // Its own task is to end as well.
+        let busy = self.duty.run(|dispatcher| dispatcher.run(By::Worker)) == Left::Busy;
+        if busy {
             self.floor.front.summon();
         }
-        left == Left::Busy
+        busy
     }
 
     /// Takes the next command of a turn, which has one.

@@ -141,19 +141,38 @@ fn g18_the_dispatchers_own_task_is_woken_when_no_worker_sleeps() {
 }
 
 #[test]
-fn g02_a_worker_that_has_handed_out_more_than_one_takes_none_before_another_was_woken() {
-    let mut shard = Shard::new(3);
+fn g02_a_worker_that_has_handed_out_more_than_one_lets_others_run_before_it_takes_any() {
+    for workers in [2, 3] {
+        let mut shard = Shard::new(workers);
+        let tickets = [1, 2].map(|id| shard.submit(id));
+        let sent = shard.woken()[0];
+        shard.workers[sent].poll();
+        assert_eq!(shard.pool.stats()[0].queued, 2, "a handler would hold up the other command");
+        // The dispatcher's own task watches the rest; another worker may take both.
+        let woken = shard.woken();
+        assert_eq!(
+            (woken.len(), woken.contains(&sent), shard.dispatcher.is_woken()),
+            (2, true, true)
+        );
+        let other = woken.into_iter().find(|&worker| worker != sent).unwrap();
+        shard.workers[other].poll();
+        assert_eq!(tickets.map(outcome), [Some(Ok(())), Some(Ok(()))]);
+        shard.run();
+    }
+}
+
+#[test]
+fn g02_a_worker_runs_the_dispatcher_once_and_then_takes_what_is_ready() {
+    let mut shard = Shard::new(2);
     let tickets = [1, 2].map(|id| shard.submit(id));
     let sent = shard.woken()[0];
     shard.workers[sent].poll();
-    assert_eq!(shard.pool.stats()[0].queued, 2, "a handler would hold up the other command");
-    // It watches the rest, and another may take both.
-    let woken = shard.woken();
-    assert_eq!((woken.len(), woken.contains(&sent)), (2, true));
-    let other = woken.into_iter().find(|&worker| worker != sent).unwrap();
-    shard.workers[other].poll();
+    // More comes, for which it would have to run the dispatcher again.
+    let more = shard.submit(3);
+    shard.workers[sent].poll();
     assert_eq!(tickets.map(outcome), [Some(Ok(())), Some(Ok(()))]);
     shard.run();
+    assert_eq!(outcome(more), Some(Ok(())));
 }
 
 #[test]
@@ -182,16 +201,13 @@ fn g05_a_worker_dropped_on_its_way_to_the_dispatcher_loses_no_command() {
 }
 
 #[test]
-fn g05_a_worker_dropped_between_two_runs_of_the_dispatcher_loses_no_command() {
+fn g05_a_worker_dropped_when_it_has_run_the_dispatcher_loses_no_command() {
     let mut shard = Shard::new(3);
     let first = [1, 2].map(|id| shard.submit(id));
     let sent = shard.woken()[0];
     shard.workers[sent].poll();
-    // Nobody sleeps whom a submission could wake: the worker is going to run the dispatcher.
     let second = shard.submit(3);
-    assert!(!shard.dispatcher.is_woken());
     shard.workers[sent].lose();
-    assert!(shard.dispatcher.is_woken());
     shard.run();
     assert_eq!(first.map(outcome), [Some(Ok(())), Some(Ok(()))]);
     assert_eq!(outcome(second), Some(Ok(())));
@@ -209,16 +225,30 @@ fn g05_a_dispatcher_dropped_while_a_worker_is_on_its_way_ends_what_it_held() {
 }
 
 #[test]
-fn g15_a_drain_ends_though_a_worker_finds_the_end() {
+fn g15_a_drain_is_over_when_the_dispatchers_own_task_is_though_a_worker_came_first() {
     let mut shard = Shard::new(2);
     let ticket = shard.submit(1);
     assert!(ticket.withdraw());
     let mut drain = shard.pool.drain();
-    // The worker finds nothing to carry out, and nothing to wait for.
+    // There is nothing to carry out, and nothing to wait for.
     let sent = shard.woken()[0];
     shard.workers[sent].poll();
+    assert!(poll_once(&mut drain, Waker::noop()).is_pending(), "a future of the pool is left");
     assert!(shard.run(), "a future of the pool is left");
     assert!(poll_once(&mut drain, Waker::noop()).is_ready());
+}
+
+#[test]
+fn g17_no_waker_is_left_when_all_has_ended() {
+    let mut shard = Shard::new(2);
+    let ticket = shard.submit(1);
+    shard.run();
+    assert_eq!(outcome(ticket), Some(Ok(())));
+    drop(shard.pool.drain());
+    assert!(shard.run(), "a future of the pool is left");
+    for hand in shard.hands() {
+        assert_eq!(hand.woken.holders(), 1, "the pool's handle keeps a waker");
+    }
 }
 
 #[test]

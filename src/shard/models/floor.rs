@@ -4,7 +4,7 @@
 //! the whole pool.
 
 use crate::loom::check::{Counted, Parker, block_on, check};
-use crate::shard::floor::{Floor, Station};
+use crate::shard::floor::Floor;
 use crate::shard::lane::Seat;
 use crate::shard::models::{Lone, Model, front, lane, work};
 use crate::shard::schedule::Place;
@@ -25,17 +25,17 @@ fn worker(
 ) -> JoinHandle<usize> {
     let floor = Arc::clone(floor);
     thread::spawn(move || {
-        let (mut station, mut taken) = (Station::default(), 0);
+        let (mut listed, mut taken) = (false, 0);
         let nobody = || unreachable!("nobody sends a worker here");
         while most != Some(taken)
             && let Some(mut hold) =
-                block_on(poll_fn(|cx| floor.poll_next(number, &mut station, cx, nobody)))
+                block_on(poll_fn(|cx| floor.poll_next(number, &mut listed, cx, nobody)))
         {
             work(&mut hold);
             floor.release(hold);
             taken += 1;
         }
-        floor.unlist(number, &mut station);
+        floor.unlist(number, &mut listed);
         taken
     })
 }
@@ -113,9 +113,9 @@ fn a_worker_that_falls_asleep_hears_that_it_is_to_stand_in() {
         let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
         let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
         let worker = thread::spawn(move || {
-            let mut station = Station::default();
+            let mut listed = false;
             block_on(poll_fn(|cx| {
-                worker.poll_next(0, &mut station, cx, || {
+                worker.poll_next(0, &mut listed, cx, || {
                     if what.load(Ordering::Relaxed) {
                         tell.wake_by_ref();
                     }
@@ -145,9 +145,9 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
         let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
         let handler = Arc::clone(&seen);
         let worker = thread::spawn(move || {
-            let mut station = Station::default();
+            let mut listed = false;
             let hold = block_on(poll_fn(|cx| {
-                worker.poll_next(0, &mut station, cx, || {
+                worker.poll_next(0, &mut listed, cx, || {
                     if what.load(Ordering::Relaxed) {
                         tell.wake_by_ref();
                     }
@@ -156,7 +156,7 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
             }));
             // A handler that ends only when the dispatcher has run.
             handler.park();
-            worker.unlist(0, &mut station);
+            worker.unlist(0, &mut listed);
             worker.release(hold.expect("there is a lane"));
         });
         // The dispatcher hands out a lane, and sleeps.
