@@ -30,6 +30,8 @@ pub enum Work {
     Nothing,
     /// Wait on the runtime's timer for so many microseconds.
     Wait(u32),
+    /// Wait for so many microseconds, and hardly longer.
+    WaitFine(u32),
     /// Use the processor for so many steps.
     Spin(u32),
     /// Block the thread for so many microseconds.
@@ -208,6 +210,7 @@ impl<R: Runtime> Domain for Busy<R> {
         match command.work {
             Work::Nothing => {}
             Work::Wait(us) => R::sleep(Duration::from_micros(us.into())).await,
+            Work::WaitFine(us) => R::sleep_fine(Duration::from_micros(us.into())).await,
             Work::Spin(steps) => spin(steps),
             Work::Block(us) => std::thread::sleep(Duration::from_micros(us.into())),
             Work::Append => {

@@ -65,7 +65,7 @@ impl World {
 
     fn step(&self, step: usize) -> Option<Command> {
         let &(aggregate, wait) = self.steps.get(step)?;
-        Some(Command { id: Arc::clone(&self.ids[aggregate]), work: Work::Wait(wait) })
+        Some(Command { id: Arc::clone(&self.ids[aggregate]), work: Work::WaitFine(wait) })
     }
 }
 

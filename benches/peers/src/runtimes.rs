@@ -14,6 +14,13 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Waits, in the way that a handler on this runtime should.
     fn sleep(time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Waits as long as it was told, on a timer without a grain: async-io's, which runs on any runtime.
+    fn sleep_fine(time: Duration) -> impl Future<Output = ()> + Send {
+        async move {
+            smol::Timer::after(time).await;
+        }
+    }
 }
 
 /// A tokio runtime with two threads.
@@ -80,6 +87,10 @@ impl Runtime for Blocking {
     }
 
     async fn sleep(time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    async fn sleep_fine(time: Duration) {
         std::thread::sleep(time);
     }
 }

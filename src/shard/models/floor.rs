@@ -172,6 +172,42 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
 }
 
 #[test]
+fn an_errand_that_is_taken_back_with_anothers_is_run_for_both() {
+    check(|| {
+        let floor = floor(1);
+        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
+        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
+        let worker = thread::spawn(move || {
+            let mut listed = false;
+            block_on(poll_fn(|cx| {
+                worker.poll_next(0, &mut listed, cx, || {
+                    if what.load(Ordering::Relaxed) {
+                        tell.wake_by_ref();
+                    }
+                    false
+                })
+            }))
+        });
+        let (other, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
+        let other = thread::spawn(move || {
+            what.store(true, Ordering::Relaxed);
+            if !other.front.crew.send_one() {
+                // The dispatcher's own task is polled.
+                tell.wake_by_ref();
+            }
+        });
+        // As well here, and it looks for what the other has pushed.
+        if !floor.front.crew.send_one() && pushed.load(Ordering::Relaxed) {
+            seen.wake_by_ref();
+        }
+        seen.park();
+        floor.end();
+        other.join().unwrap();
+        assert!(worker.join().unwrap().is_none());
+    });
+}
+
+#[test]
 fn workers_that_fall_asleep_hear_of_the_end() {
     check(|| {
         let floor = floor(2);
