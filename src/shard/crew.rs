@@ -94,8 +94,9 @@ impl Crew {
         if !self.is_lone() || !self.has_idle() {
             return false;
         }
-        // Before a worker is taken out, so that it takes no lane without a look at this.
-        self.errand.store(true, Ordering::Release);
+        // Before a worker is taken out, so that it takes no lane without a look at this. An exchange, not a
+        // store: who takes it sees what all have pushed who had set it.
+        self.errand.swap(true, Ordering::Release);
         if self.wake_one() {
             return true;
         }
