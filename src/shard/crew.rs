@@ -5,8 +5,8 @@
 //! | field | who writes |
 //! | --- | --- |
 //! | `idle` | see `idle.rs` |
-//! | `wakers` | each worker registers its own; whoever wakes it takes it |
-//! | `errand` | set by a submitter, who may take it back; cleared by the worker that takes it |
+//! | `wakers` | each worker registers its own; whoever wakes it takes it, and it does itself when it goes |
+//! | `errand` | set by submitters, each of whom may take back what is there; cleared by the worker that takes it |
 //! | `lone` | the dispatcher; a hint |
 //!
 //! # An errand
@@ -89,7 +89,7 @@ impl Crew {
         }
     }
 
-    /// Sends a worker to stand in for the dispatcher, while commands come alone; false if none can be woken.
+    /// While commands come alone: has a worker stand in for the dispatcher. False if none is going to.
     pub(crate) fn send_one(&self) -> bool {
         if !self.is_lone() || !self.has_idle() {
             return false;
@@ -101,7 +101,7 @@ impl Crew {
             return true;
         }
         // Acquire: another submitter's errand may be taken back with it.
-        !self.errand.swap(false, Ordering::AcqRel)
+        !self.errand.swap(false, Ordering::Acquire)
     }
 
     /// Wakes one worker that sleeps; false if none does, or its waker panics.

@@ -17,7 +17,8 @@
 //! A wake-up costs more than everything else here, and a worker that is awake needs none. So at most one
 //! worker is woken for what a run hands out. If more lanes wait in the ring than workers were
 //! woken, and some worker sleeps, the dispatcher does not sleep but is run again; what
-//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody.
+//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody. For one lane
+//! alone, a worker that runs the dispatcher wakes nobody: it looks at the ring next.
 //!
 //! # One command, or many
 //!
@@ -26,8 +27,8 @@
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
 //! up the task that the thread has woken last.
 //!
-//! While runs find more, the more they find the less each costs. So the dispatcher's own task, woken from
-//! sleep, first lets the others run, who may bring more.
+//! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
+//! woken, first lets the others run, who may bring more.
 
 use crate::cell::{Envelope, Refusal};
 use crate::chain::{Chain, Turn};
@@ -383,7 +384,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if new && woken == 0 && unclaimed > 0 && crew.wake_one() {
             woken += 1;
         }
-        // A worker takes no lane before whom it has woken was run.
+        // A worker takes no lane in the poll in which its run has woken another.
         (by == By::Worker && woken > 0) || (unclaimed > woken && crew.has_idle())
     }
 
@@ -591,7 +592,7 @@ impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
 pub(crate) struct Own<T: Types, S: Send> {
     duty: Arc<Duty<Dispatcher<T, S>>>,
     front: Arc<Front>,
-    /// This had nothing to do when it was last polled.
+    /// When it was last polled the dispatcher fell asleep, or was in other hands.
     slept: bool,
 }
 
@@ -607,7 +608,7 @@ impl<T: Types, S: Send> Future for Own<T, S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Before all else: see `Front::register`.
         self.front.register(cx.waker());
-        if std::mem::take(&mut self.slept) && !self.front.crew.is_lone() {
+        if std::mem::take(&mut self.slept) && !self.front.crew.is_lone() && self.front.is_calm() {
             // Those who are about to run may bring more.
             cx.waker().wake_by_ref();
             return Poll::Pending;

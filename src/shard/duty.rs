@@ -1,7 +1,7 @@
 //! The right to run the dispatcher: there is one dispatcher, and whoever has the duty runs it.
 //!
-//! Mostly that is its own task. But a dispatcher that sleeps and has one command to hand out would be
-//! woken, to wake a worker, where waking costs more than all else. So a submitter wakes a worker that
+//! With many commands that is its own task. But a dispatcher that sleeps and has one command to hand out would
+//! be woken, to wake a worker, where waking costs more than all else. So a submitter wakes a worker that
 //! sleeps; it runs the dispatcher, and goes on with what that hands out. The idea is that of leader and
 //! followers (Schmidt et al., *Pattern-Oriented Software Architecture*, volume 2).
 //!

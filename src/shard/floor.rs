@@ -15,7 +15,8 @@
 //! (3) fence, (4) looks at the ring and at `ended` again, and sleeps only if there is nothing. The
 //! dispatcher (a) pushes, (b) fence, (c) looks at the idle set. Of the two fences one comes first:
 //! either (4) sees the push, or (c) sees the worker. In the second case the dispatcher takes the
-//! worker out of the set and wakes it; the waker is registered, by (1) before (2).
+//! worker out of the set and wakes it; the waker is registered, by (1) before (2). If a worker runs the
+//! dispatcher and there is one lane, it leaves (c) out: it is itself not in the set, and looks at the ring next.
 //!
 //! One wake is not owed to one job: a worker that is awake takes job after job, and the dispatcher
 //! watches the rest (`dispatcher.rs`).

@@ -4,7 +4,7 @@
 //!
 //! A worker sets its own bit before its last look at the ring. It is cleared by whoever is going to
 //! make the worker look again: the dispatcher or a submitter, which then wakes it, or the worker itself when
-//! that last look found something. The old value of one read-modify-write decides who it was.
+//! that last look found something, when it is polled, or when it goes. The old value of one read-modify-write decides who it was.
 
 use crate::sync::{AtomicU64, Ordering};
 

@@ -3,7 +3,7 @@
 //!
 //! Nothing here is async, reads a clock or touches an atomic. A [`Place`] stands for a lane, which
 //! may be out with a worker, and in which the schedule has a [`Desk`] for its own notes; a
-//! [`Backlog`] stands for a queue of commands. `dispatcher.rs` is the future around this; the tests
+//! [`Backlog`] stands for a queue of commands. `dispatcher.rs` is what is around this; the tests
 //! below run it against a naive model.
 //!
 //! An aggregate is in one of these:

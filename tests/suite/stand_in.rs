@@ -171,21 +171,23 @@ fn g02_a_worker_runs_the_dispatcher_once_and_then_takes_what_is_ready() {
     let more = shard.submit(3);
     shard.workers[sent].poll();
     assert_eq!(tickets.map(outcome), [Some(Ok(())), Some(Ok(()))]);
+    assert_eq!(shard.pool.stats()[0].queued, 1, "the dispatcher was run again");
     shard.run();
     assert_eq!(outcome(more), Some(Ok(())));
 }
 
 #[test]
-fn g02_what_waits_behind_a_handler_that_never_ends_is_watched_by_the_worker_that_stands_in() {
+fn g02_the_dispatchers_own_task_watches_what_a_worker_has_handed_out() {
     let mut shard = Shard::new(3);
-    let (door, other) = (Door::closed(), Job::plain(2));
-    let first = shard.pool.try_submit(Job::at(1, &door)).unwrap();
-    let second = shard.pool.try_submit(other).unwrap();
+    let door = Door::closed();
+    // The worker that stands in, and the one that it wakes, have a handler that waits then.
+    let waiting = [1, 2].map(|id| shard.pool.try_submit(Job::at(id, &door)).unwrap());
+    let third = shard.submit(3);
     shard.run();
-    assert_eq!((outcome(second), door.arrived()), (Some(Ok(())), 1));
+    assert_eq!((outcome(third), door.arrived()), (Some(Ok(())), 2));
     door.open();
     shard.run();
-    assert_eq!(outcome(first), Some(Ok(())));
+    assert_eq!(waiting.map(outcome), [Some(Ok(())), Some(Ok(()))]);
 }
 
 #[test]
@@ -226,7 +228,8 @@ fn g05_a_dispatcher_dropped_while_a_worker_is_on_its_way_ends_what_it_held() {
 
 #[test]
 fn g15_a_drain_is_over_when_the_dispatchers_own_task_is_though_a_worker_came_first() {
-    let mut shard = Shard::new(2);
+    // One worker: were it to end the dispatcher, it would end itself.
+    let mut shard = Shard::new(1);
     let ticket = shard.submit(1);
     assert!(ticket.withdraw());
     let mut drain = shard.pool.drain();
@@ -239,11 +242,27 @@ fn g15_a_drain_is_over_when_the_dispatchers_own_task_is_though_a_worker_came_fir
 }
 
 #[test]
+fn g17_no_waker_is_left_of_a_future_that_is_gone() {
+    let mut shard = Shard::new(2);
+    // Each sleeps, and nobody wakes it any more. The last poll's flag is the test's own, and the waker's.
+    for hand in shard.hands() {
+        assert_eq!(hand.woken.holders(), 2);
+    }
+    let worker = &mut shard.workers[0];
+    worker.lose();
+    assert_eq!(worker.woken.holders(), 1, "the pool's handle keeps a worker's waker");
+    shard.run();
+    shard.dispatcher.lose();
+    assert_eq!(
+        shard.dispatcher.woken.holders(),
+        1,
+        "the pool's handle keeps the dispatcher's waker"
+    );
+}
+
+#[test]
 fn g17_no_waker_is_left_when_all_has_ended() {
     let mut shard = Shard::new(2);
-    let ticket = shard.submit(1);
-    shard.run();
-    assert_eq!(outcome(ticket), Some(Ok(())));
     drop(shard.pool.drain());
     assert!(shard.run(), "a future of the pool is left");
     for hand in shard.hands() {
@@ -264,6 +283,17 @@ fn g18_a_dispatcher_that_finds_several_lets_others_run_first() {
     assert_eq!(shard.woken().len(), 1);
     shard.run();
     assert_eq!([first, second].map(outcome), [Some(Ok(())), Some(Ok(()))]);
+}
+
+#[test]
+fn g16_a_dispatcher_that_finds_several_lets_nobody_run_before_an_abort() {
+    let mut shard = Shard::new(2);
+    shard.crowd();
+    let ticket = shard.submit(1);
+    drop(shard.pool.abort());
+    shard.dispatcher.poll();
+    assert_eq!(outcome(ticket), Some(Err(CommandError::Aborted { started: false })));
+    assert!(shard.run(), "a future of the pool is left");
 }
 
 #[test]
