@@ -3,7 +3,9 @@
 
 use crate::by_hand::ByHand;
 use crate::harness::Door;
-use crate::tools::{Error, Flag, Job, Pool, Ticket, poll_once, pool};
+use crate::tools::{
+    Error, Flag, Job, Pool, Ticket, WANTED, WakeWith, hush_wanted_panics, poll_once, pool,
+};
 use shardpool::executors::Task;
 use shardpool::{CommandError, TrySubmitError};
 use std::sync::Arc;
@@ -213,6 +215,20 @@ fn g05_a_worker_dropped_when_it_has_run_the_dispatcher_loses_no_command() {
     shard.run();
     assert_eq!(first.map(outcome), [Some(Ok(())), Some(Ok(()))]);
     assert_eq!(outcome(second), Some(Ok(())));
+}
+
+#[test]
+fn g07_the_dispatchers_own_task_is_woken_when_the_waker_of_a_worker_panics() {
+    hush_wanted_panics();
+    let mut shard = Shard::new(1);
+    let waker = Waker::from(Arc::new(WakeWith(|| panic!("{WANTED}: a waker"))));
+    let worker = shard.workers[0].task.as_mut().unwrap();
+    assert!(poll_once(worker, &waker).is_pending());
+    let ticket = shard.submit(1);
+    assert!(shard.dispatcher.is_woken());
+    shard.dispatcher.poll();
+    shard.workers[0].poll();
+    assert_eq!(outcome(ticket), Some(Ok(())));
 }
 
 #[test]
