@@ -69,12 +69,12 @@ impl Crew {
         self.errand.load(Ordering::Relaxed) && self.errand.swap(false, Ordering::Acquire)
     }
 
-    // ---- who wakes them ----
-
     /// The worker is going: nobody wakes it any more.
     pub(crate) fn forget(&self, worker: usize) {
         let _ = contain(|| drop(self.wakers[worker].take()));
     }
+
+    // ---- who wakes them ----
 
     /// Whether the dispatcher finds one command at a time.
     pub(crate) fn is_lone(&self) -> bool {

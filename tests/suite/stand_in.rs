@@ -22,16 +22,12 @@ impl Hand {
         Self { task: Some(task), woken: Flag::default() }
     }
 
-    /// Polls it. True if it has ended.
-    fn poll(&mut self) -> bool {
+    fn poll(&mut self) {
         self.woken = Flag::default();
-        let Some(task) = &mut self.task else { return true };
         let waker = Waker::from(Arc::new(self.woken.clone()));
-        let ended = poll_once(task, &waker).is_ready();
-        if ended {
+        if self.task.as_mut().is_some_and(|task| poll_once(task, &waker).is_ready()) {
             self.task = None;
         }
-        ended
     }
 
     fn is_woken(&self) -> bool {
@@ -58,7 +54,8 @@ impl Shard {
         let mut hands = executor.tasks().into_iter().map(Hand::new);
         let dispatcher = hands.next().unwrap();
         let mut this = Self { pool, dispatcher, workers: hands.collect() };
-        this.settle();
+        this.hands().for_each(Hand::poll);
+        this.run();
         this
     }
 
@@ -69,6 +66,13 @@ impl Shard {
     /// Which of the workers were woken.
     fn woken(&self) -> Vec<usize> {
         (0..self.workers.len()).filter(|&n| self.workers[n].is_woken()).collect()
+    }
+
+    /// Polls the worker that was sent to stand in, and tells which it is.
+    fn stand_in(&mut self) -> usize {
+        let sent = self.woken()[0];
+        self.workers[sent].poll();
+        sent
     }
 
     fn hands(&mut self) -> impl Iterator<Item = &mut Hand> {
@@ -86,13 +90,6 @@ impl Shard {
             }
         }
         panic!("no end: {:?}", self.pool.stats());
-    }
-
-    fn settle(&mut self) {
-        for hand in self.hands() {
-            hand.poll();
-        }
-        self.run();
     }
 
     /// Has the dispatcher find several commands at a time, and go back to sleep.
@@ -147,8 +144,7 @@ fn g02_a_worker_that_has_handed_out_more_than_one_lets_others_run_before_it_take
     for workers in [2, 3] {
         let mut shard = Shard::new(workers);
         let tickets = [1, 2].map(|id| shard.submit(id));
-        let sent = shard.woken()[0];
-        shard.workers[sent].poll();
+        let sent = shard.stand_in();
         assert_eq!(shard.pool.stats()[0].queued, 2, "a handler would hold up the other command");
         // The dispatcher's own task watches the rest; another worker may take both.
         let woken = shard.woken();
@@ -167,8 +163,7 @@ fn g02_a_worker_that_has_handed_out_more_than_one_lets_others_run_before_it_take
 fn g02_a_worker_runs_the_dispatcher_once_and_then_takes_what_is_ready() {
     let mut shard = Shard::new(2);
     let tickets = [1, 2].map(|id| shard.submit(id));
-    let sent = shard.woken()[0];
-    shard.workers[sent].poll();
+    let sent = shard.stand_in();
     // More comes, for which it would have to run the dispatcher again.
     let more = shard.submit(3);
     shard.workers[sent].poll();
@@ -208,8 +203,7 @@ fn g05_a_worker_dropped_on_its_way_to_the_dispatcher_loses_no_command() {
 fn g05_a_worker_dropped_when_it_has_run_the_dispatcher_loses_no_command() {
     let mut shard = Shard::new(3);
     let first = [1, 2].map(|id| shard.submit(id));
-    let sent = shard.woken()[0];
-    shard.workers[sent].poll();
+    let sent = shard.stand_in();
     let second = shard.submit(3);
     shard.workers[sent].lose();
     shard.run();
@@ -250,8 +244,7 @@ fn g15_a_drain_is_over_when_the_dispatchers_own_task_is_though_a_worker_came_fir
     assert!(ticket.withdraw());
     let mut drain = shard.pool.drain();
     // There is nothing to carry out, and nothing to wait for.
-    let sent = shard.woken()[0];
-    shard.workers[sent].poll();
+    shard.stand_in();
     assert!(poll_once(&mut drain, Waker::noop()).is_pending(), "a future of the pool is left");
     assert!(shard.run(), "a future of the pool is left");
     assert!(poll_once(&mut drain, Waker::noop()).is_ready());

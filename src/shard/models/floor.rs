@@ -5,7 +5,7 @@
 
 use crate::loom::check::{Counted, Parker, block_on, check};
 use crate::shard::floor::Floor;
-use crate::shard::lane::Seat;
+use crate::shard::lane::{Hold, Seat};
 use crate::shard::models::{Lone, Model, front, lane, work};
 use crate::shard::schedule::Place;
 use crate::sync::{Arc, AtomicBool, Ordering, fence};
@@ -67,6 +67,36 @@ fn await_returned(floor: &Floor<Model, Lone>, mut many: usize) {
     }));
 }
 
+/// A push, and who waits until a run of the dispatcher has seen it.
+#[derive(Clone, Default)]
+struct Push {
+    made: Arc<AtomicBool>,
+    seen: Arc<Parker>,
+}
+
+impl Push {
+    fn make(&self) {
+        self.made.store(true, Ordering::Relaxed);
+    }
+
+    /// A run of the dispatcher.
+    fn run(&self) {
+        if self.made.load(Ordering::Relaxed) {
+            self.seen.wake_by_ref();
+        }
+    }
+
+    /// What a worker takes next; sent, it runs the dispatcher before.
+    fn next(&self, floor: &Floor<Model, Lone>, listed: &mut bool) -> Option<Hold<Model, Lone>> {
+        block_on(poll_fn(|cx| {
+            floor.poll_next(0, listed, cx, || {
+                self.run();
+                false
+            })
+        }))
+    }
+}
+
 fn leave(seats: &[Seat<Model, Lone>]) {
     for seat in seats {
         // SAFETY: the last use of the handle.
@@ -110,25 +140,15 @@ fn two_workers_that_fall_asleep_hear_of_a_lane_each() {
 fn a_worker_that_falls_asleep_hears_that_it_is_to_stand_in() {
     check(|| {
         let floor = floor(1);
-        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
-        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
-        let worker = thread::spawn(move || {
-            let mut listed = false;
-            block_on(poll_fn(|cx| {
-                worker.poll_next(0, &mut listed, cx, || {
-                    if what.load(Ordering::Relaxed) {
-                        tell.wake_by_ref();
-                    }
-                    false
-                })
-            }))
-        });
+        let push = Push::default();
+        let (worker, run) = (Arc::clone(&floor), push.clone());
+        let worker = thread::spawn(move || run.next(&worker, &mut false));
         // Somebody else wakes it, and has nothing for it.
         let other = Arc::clone(&floor);
         let other = thread::spawn(move || other.front.crew.wake_one());
-        pushed.store(true, Ordering::Relaxed);
+        push.make();
         if floor.front.crew.send_one() {
-            seen.park();
+            push.seen.park();
         }
         floor.end();
         other.join().unwrap();
@@ -141,30 +161,22 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
     check(|| {
         let (floor, (counted, _)) = (floor(1), Counted::new());
         let seat = lane(1, &counted);
-        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
-        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
-        let handler = Arc::clone(&seen);
+        let push = Push::default();
+        let (worker, run) = (Arc::clone(&floor), push.clone());
         let worker = thread::spawn(move || {
             let mut listed = false;
-            let hold = block_on(poll_fn(|cx| {
-                worker.poll_next(0, &mut listed, cx, || {
-                    if what.load(Ordering::Relaxed) {
-                        tell.wake_by_ref();
-                    }
-                    false
-                })
-            }));
+            let hold = run.next(&worker, &mut listed);
             // A handler that ends only when the dispatcher has run.
-            handler.park();
+            run.seen.park();
             worker.unlist(0, &mut listed);
             worker.release(hold.expect("there is a lane"));
         });
         // The dispatcher hands out a lane, and sleeps.
         hand_out(&floor, seat, false);
-        pushed.store(true, Ordering::Relaxed);
+        push.make();
         if !floor.front.crew.send_one() {
             // Its own task is polled.
-            seen.wake_by_ref();
+            push.run();
         }
         worker.join().unwrap();
         leave(&[seat]);
@@ -175,32 +187,22 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
 fn an_errand_that_is_taken_back_with_anothers_is_run_for_both() {
     check(|| {
         let floor = floor(1);
-        let (pushed, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Parker::default()));
-        let (worker, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
-        let worker = thread::spawn(move || {
-            let mut listed = false;
-            block_on(poll_fn(|cx| {
-                worker.poll_next(0, &mut listed, cx, || {
-                    if what.load(Ordering::Relaxed) {
-                        tell.wake_by_ref();
-                    }
-                    false
-                })
-            }))
-        });
-        let (other, what, tell) = (Arc::clone(&floor), Arc::clone(&pushed), Arc::clone(&seen));
+        let push = Push::default();
+        let (worker, run) = (Arc::clone(&floor), push.clone());
+        let worker = thread::spawn(move || run.next(&worker, &mut false));
+        let (other, run) = (Arc::clone(&floor), push.clone());
         let other = thread::spawn(move || {
-            what.store(true, Ordering::Relaxed);
+            run.make();
             if !other.front.crew.send_one() {
                 // The dispatcher's own task is polled.
-                tell.wake_by_ref();
+                run.run();
             }
         });
         // As well here, and it looks for what the other has pushed.
-        if !floor.front.crew.send_one() && pushed.load(Ordering::Relaxed) {
-            seen.wake_by_ref();
+        if !floor.front.crew.send_one() {
+            push.run();
         }
-        seen.park();
+        push.seen.park();
         floor.end();
         other.join().unwrap();
         assert!(worker.join().unwrap().is_none());
