@@ -1,4 +1,13 @@
 //! A timer thread for the process, for executors that have no timer of their own.
+//!
+//! # Who may touch what, and when
+//!
+//! | field | who writes |
+//! | --- | --- |
+//! | `rung` | the timer thread, once; the thread that sets the alarm, if there is no timer thread |
+//! | `waker` | the sleeper registers, before it looks at `rung`; who rings takes it, after it has set `rung` |
+//!
+//! So no wake-up is lost: either the sleeper sees `rung`, or its waker is there to be taken.
 
 use super::Task;
 use std::collections::BinaryHeap;

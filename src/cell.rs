@@ -14,6 +14,8 @@
 //! | `slot` | caller side | after it has seen `DONE` or `REFUSED_*` |
 //! | `slot` | the last holder | when it drops or recycles the cell |
 //! | `next` | queue side | always: it links the envelopes of a chain |
+//! | `lane` | queue side | once, when the command comes to its lane; everybody reads it |
+//! | `holders` | who holds the cell | when a hold is cloned or dropped; the last to go ends the cell |
 //! | `waker` | caller side | while the state has no `WATCHED` and is not `DONE` |
 //! | `waker` | both read | while the state has `WATCHED` |
 //! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |

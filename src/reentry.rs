@@ -27,6 +27,15 @@
 //! room in its own shard, and that wait it refuses itself. (If its own judgement does not reach that
 //! handler, what it does reach is a jam without it, in which another has reported last.)
 //!
+//! # Who may touch what, and when
+//!
+//! | field | who writes |
+//! | --- | --- |
+//! | `slots` | the worker's thread adds a wait, who drops the wait takes it off, the worker clears all |
+//! | `behind` | the worker |
+//! | `report` | the dispatcher |
+//! | `blocked` | whoever blocks a thread inside a handler, before and after |
+//!
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
 //! thread-local. The boards are read without blocking through `arc_swap`.
 

@@ -12,6 +12,7 @@
 //! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
 //! | `abandoned` | a submission that gives up waiting adds, the dispatcher resets |
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
+//! | `workers_left` | a worker that is dropped subtracts |
 //! | `taken`, `resident` | the dispatcher |
 //!
 //! # The word
