@@ -185,8 +185,8 @@ pub fn figures() -> Vec<Figure> {
                   poll and the wake-up of a worker: with 64 callers on 8 shards up to eight of them do, on 64 shards \
                   and more each command pays for its own. That is the rise of the first line. With 8 callers for each \
                   shard they go on to share, and what grows is the memory in use: a shard with its eight workers takes \
-                  some 13 KiB (see [Memory](#memory)), its callers half of that, so that a few dozen of them fill a \
-                  core's L2. Neither depends on the number of shards as such: there is no list of shards that a \
+                  some 13 KiB (see [Memory](#memory)), its callers half of that, so that some fifty of them fill each \
+                  MiB of a core's L2. Neither depends on the number of shards as such: there is no list of shards that a \
                   command goes through.",
         },
         Figure {
@@ -230,10 +230,10 @@ pub fn figures() -> Vec<Figure> {
             y: PER_COMMAND,
             lines: vec![line("depth", PerCommand, "2 callers that do not wait")],
             why: "The depth is a number in a word; nothing is allocated for it. With room for a single command the \
-                  callers sleep and are woken for each one. A deep queue is memory that is written long before it is \
-                  read again: at some 130 bytes for a command, a core's L2 holds several thousand of them. Then cells \
-                  are allocated and freed as well, since threads keep no more than some 2,000 for the next commands. Both \
-                  are in effect from 10,000 on; beyond that a queue leaves L2, and L3 in the end.",
+                  callers sleep, which is an allocation, and are woken for each one. A deep queue is memory that is written long before it is \
+                  read again: at some 130 bytes for a command, each MiB of a core's L2 holds 8,000 of them. And from \
+                  some 2,000 on cells are allocated and freed as well, since threads keep no more than those for the next \
+                  commands. So cost rises in two steps, and once more where a queue leaves L3, if it does.",
         },
         Figure {
             name: "idle-shards",
@@ -252,8 +252,8 @@ pub fn figures() -> Vec<Figure> {
             x: "workers",
             y: "time",
             lines: vec![line("idle-workers", Start, "start"), line("idle-workers", Drain, "drain")],
-            why: "A worker is a task to spawn, to poll and to end. A thousand of them fill a core's L2; more than that \
-                  are, at each start, fresh pages from the system.",
+            why: "A worker is a task to spawn, to poll and to end. A thousand of them fill a MiB of a core's L2; more \
+                  than that are, at each start, fresh pages from the system.",
         },
         Figure {
             name: "drain-queued",

@@ -100,6 +100,8 @@ impl Part {
             "src/shard/front.rs" | "src/park.rs" => Part::Word,
             "src/shard/dispatcher.rs"
             | "src/shard/schedule.rs"
+            | "src/shard/duty.rs"
+            | "src/shard/crew.rs"
             | "src/shard/idle.rs"
             | "src/shard/floor.rs" => Part::Dispatcher,
             "src/shard/lane.rs" | "src/shard/ring.rs" | "src/chain.rs" => Part::Lanes,
