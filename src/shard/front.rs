@@ -14,6 +14,8 @@
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
 //! | `workers_left` | a worker that is dropped subtracts |
 //! | `taken`, `resident` | the dispatcher |
+//! | `waker` | the dispatcher's own task registers it, and takes it when it goes; who summons it takes it |
+//! | `tally` | whoever ends a command that no worker counts, by one addition |
 //!
 //! # The word
 //!
@@ -464,7 +466,7 @@ impl Front {
 
     /// Wakes the dispatcher if it sleeps, after a push on a channel.
     pub(crate) fn wake_after_push(&self) {
-        // A worker in its place, if there is nothing to do but to hand out a command.
+        // A worker in its place, unless there is more to do than to hand out a command, as far as the word tells.
         if let Some(word) = self.rouse()
             && (word & (CLOSED | WAITING) != 0 || !self.crew.send_one())
         {
@@ -568,13 +570,16 @@ impl Front {
 
     /// Closed, and nothing accepted is left to start: nothing can come any more.
     pub(crate) fn is_exhausted(&self) -> bool {
+        // Acquire: for the end, as `workers_left` is; that nothing can come any more is told by the values.
         let word = self.hot.word.load(Ordering::Acquire);
         word & CLOSED != 0 && waiting(word) == 0 && self.count_freed() == accepted(word)
     }
 
     /// How many commands the dispatcher has taken, and how many lanes it has. Told when it has changed.
     pub(crate) fn tell(&self, taken: u64, resident: usize) {
-        self.dispatcher.taken.store(taken, Ordering::Relaxed);
+        // Release: the dispatcher has read a word that counts them, and who reads this, in `stats`, reads
+        // no older one.
+        self.dispatcher.taken.store(taken, Ordering::Release);
         self.dispatcher.resident.store(resident as u64, Ordering::Relaxed);
     }
 
@@ -625,7 +630,7 @@ impl Front {
     }
 
     pub(crate) fn stats(&self) -> ShardStats {
-        // What was taken first: the word is not behind it, and not ahead by 2^32.
+        // What was taken first, by an acquire: the word is not behind it, and not ahead by 2^32.
         let taken = self.dispatcher.taken.load(Ordering::Acquire);
         let queued = self.queued();
         ShardStats {
@@ -771,6 +776,36 @@ mod tests {
             front.give_room_back(worker);
         }
         assert_eq!(front.queued(), 0);
+    }
+
+    #[test]
+    fn g13_room_and_what_is_queued_are_right_when_the_counts_go_round() {
+        let front = Front::new(2, 1);
+        // One round takes the count from two below its end beyond it.
+        let mut taken = u64::from(u32::MAX) - 2;
+        front.hot.word.store(taken, Ordering::Relaxed);
+        front.posts[0].freed.store(taken as u32, Ordering::Relaxed);
+        for _ in 0..3 {
+            front.tell(taken, 0);
+            for accepted in 1..=2 {
+                assert_eq!(front.try_enter(), Entry::Accepted);
+                assert_eq!(
+                    (front.queued(), front.accepted_since(taken)),
+                    (accepted, accepted as u32)
+                );
+                assert_eq!(front.stats().accepted, taken + accepted);
+            }
+            assert_eq!((front.try_enter(), front.stats().waiting), (Entry::Full, 0));
+            assert!(front.prepare(taken));
+            taken += 2;
+            for left in [1, 0] {
+                front.give_room_back(0);
+                assert_eq!(front.queued(), left);
+            }
+            assert!(!front.prepare(taken));
+        }
+        front.close();
+        assert!(front.is_exhausted());
     }
 
     #[test]

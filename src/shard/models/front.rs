@@ -53,6 +53,29 @@ fn submit_or_wait(shard: &Shard<Model>) -> bool {
     }
 }
 
+#[test]
+fn g21_what_is_told_is_never_ahead_of_what_was_accepted() {
+    check(|| {
+        let shard = shard(1);
+        let dispatcher = thread::spawn({
+            let shard = Arc::clone(&shard);
+            move || {
+                // For as much as is there by now.
+                let taken = shard.front.accepted_since(0);
+                shard.front.tell(taken.into(), 0);
+            }
+        });
+        let reader = thread::spawn({
+            let shard = Arc::clone(&shard);
+            move || assert!(shard.front.stats().accepted <= 1)
+        });
+        assert!(submit(&shard));
+        dispatcher.join().unwrap();
+        reader.join().unwrap();
+        drop(shard.commands.pop());
+    });
+}
+
 /// What a dispatcher does with the front.
 struct Dispatcher {
     lobby: VecDeque<Sent<Model>>,
