@@ -20,7 +20,10 @@
 //! | `waker` | both read | while the state has `WATCHED` |
 //! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |
 //! | `extra.lobby` | a waiting submission registers, queue side wakes | before it is accepted |
-//! | `front`, the rest of `extra` | everybody reads | never written while shared |
+//! | `front`, `has_extra`, the rest of `extra` | everybody reads | never written while shared |
+//!
+//! A state hands over what the table says goes with it, so what sets one releases, and what reads one
+//! acquires. Accesses that are relaxed look at a state, or leave it, for what it says alone.
 //!
 //! # The states
 //!
@@ -1023,5 +1026,47 @@ impl<T: Types> Drop for Cell<T> {
             // SAFETY: as in `extra`; nobody looks at it any more.
             drop_contained(unsafe { self.extra.assume_init_read() });
         }
+    }
+}
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::command::tests::Touch;
+    use crate::shard::front::Entry;
+    use crate::types::TypesOf;
+    use std::mem::offset_of;
+
+    #[test]
+    fn g08_whoever_discards_a_command_leaves_the_front_to_a_caller_that_is_withdrawing_it() {
+        let front = Arc::new(Front::new(1, 1));
+        let live = || Arc::strong_count(&front) - 1;
+        assert_eq!(front.try_enter(), Entry::Accepted);
+        let (cell, envelope) = Draft::<TypesOf<Touch, (), ()>>::new(Touch, None, &front).accepted();
+        assert_eq!(cell.exchange(state::QUEUED, state::WITHDRAWING, 0), Ok(state::QUEUED));
+        drop(envelope);
+        // All else that owns the front may go now, before the caller gives its room back.
+        assert_eq!(live(), 1);
+        drop(cell);
+        assert_eq!(live(), 0);
+    }
+
+    struct Small(#[expect(dead_code, reason = "it has a size")] u64, u64);
+
+    impl Command for Small {
+        type AggregateId = u64;
+
+        fn aggregate_id(&self) -> &u64 {
+            &self.1
+        }
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn of_a_small_command_all_that_both_sides_work_on_is_on_one_line() {
+        type Of = TypesOf<Small, u64, ()>;
+        assert!(offset_of!(Cell<Of>, slot) + size_of::<Slot<Of>>() <= 64);
+        assert_eq!(align_of::<Cell<Of>>(), 64);
     }
 }

@@ -345,6 +345,7 @@ impl<T: Types, S> Returned<T, S> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
+        // Relaxed: a guess; who sleeps on it has a fence before (`front.rs`), and `take_all` acquires.
         self.head.load(Ordering::Relaxed).is_null()
     }
 
@@ -399,7 +400,7 @@ impl<T: Types, S> Returned<T, S> {
 
 impl<T: Types, S> Drop for Returned<T, S> {
     fn drop(&mut self) {
-        // The dispatcher is gone and its seats have left these lanes to the stack.
+        // The dispatcher is gone and its seats have left these lanes to the stack. Acquire: as in `take_all`.
         let mut lane = self.head.swap(null_mut(), Ordering::Acquire);
         while let Some(this) = NonNull::new(lane) {
             // SAFETY: the stack owns what is on it, and nobody else does any more.
@@ -435,6 +436,24 @@ mod tests {
         fn aggregate_id(&self) -> &Bomb {
             &self.0
         }
+    }
+
+    struct Small(u64);
+
+    impl Command for Small {
+        type AggregateId = u64;
+
+        fn aggregate_id(&self) -> &u64 {
+            &self.0
+        }
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn with_a_small_id_and_state_all_that_a_command_of_an_idle_lane_touches_is_on_one_line() {
+        type Of = TypesOf<Small, (), ()>;
+        assert!(std::mem::offset_of!(Lane<Of, u64>, body) + size_of::<Body<Of, u64>>() <= 64);
+        assert_eq!(align_of::<Lane<Of, u64>>(), 64);
     }
 
     #[test]

@@ -22,6 +22,7 @@ suite!(
     g08_a_deadline_of_one_command_is_no_other_s,
     g08_an_expired_command_is_not_loaded_for,
     g08_a_deadline_too_far_to_count_never_passes,
+    g08_for_a_command_without_a_deadline_no_clock_is_read,
 );
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,11 +32,12 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Hands {
     start: Instant,
     seconds: Arc<AtomicU64>,
+    reads: Arc<AtomicU64>,
 }
 
 impl Hands {
     fn new() -> Self {
-        Self { start: Instant::now(), seconds: Arc::default() }
+        Self { start: Instant::now(), seconds: Arc::default(), reads: Arc::default() }
     }
 
     fn turn(&self, seconds: u64) {
@@ -45,6 +47,7 @@ impl Hands {
 
 impl Clock for Hands {
     fn now(&self) -> Instant {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         self.start + SECOND * u32::try_from(self.seconds.load(Ordering::SeqCst)).unwrap()
     }
 
@@ -274,4 +277,21 @@ async fn g08_a_deadline_too_far_to_count_never_passes(bed: Bed) {
     clock.turn(1_000);
     pool.within(Duration::MAX).send(Job::plain(1)).await.unwrap();
     pool.within(Duration::MAX).try_submit(Job::plain(1)).unwrap().await.unwrap();
+}
+
+async fn g08_for_a_command_without_a_deadline_no_clock_is_read(bed: Bed) {
+    let (pool, clock) = clocked(&bed, 1, 1);
+    let door = Door::closed();
+    block(&pool, 1, &door).await;
+    // One finds room, one waits for it, and both wait behind a handler.
+    let queued = pool.submit(Job::plain(1)).await.unwrap();
+    let mut waits = pool.submit(Job::plain(2));
+    assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+    door.open();
+    queued.await.unwrap();
+    waits.await.unwrap().await.unwrap();
+    pool.send(Job::plain(1)).await.unwrap();
+    assert_eq!(clock.reads.load(Ordering::SeqCst), 0);
+    pool.within(SECOND).send(Job::plain(1)).await.unwrap();
+    assert_ne!(clock.reads.load(Ordering::SeqCst), 0);
 }
