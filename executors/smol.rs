@@ -1,4 +1,4 @@
-//! The adapter for smol.
+//! The adapter for smol. Who may touch a task that is spawned on it, and when: see `Slot`.
 
 use super::{Clock, Executor, SpawnError, Task};
 use atomic_waker::AtomicWaker;
@@ -192,7 +192,7 @@ impl Guarded {
 impl Slot {
     /// Takes the task for the time of one poll, or for good. False if somebody else has it.
     fn enter(&self, to: u8) -> bool {
-        // Acquire: pairs with the release of the last poll.
+        // Acquire: pairs with the release of the last poll. Who fails touches nothing.
         self.state.compare_exchange(FREE, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 

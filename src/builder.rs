@@ -285,8 +285,9 @@ impl<H: CommandHandler, L> Builder<H, L> {
         self
     }
 
-    /// A hook for tests: called by a dispatcher, with its shard's index, for each command that it
-    /// takes from its channel (G21). A panic in it ends that command as panicked.
+    /// A hook for tests: called by a dispatcher, with its shard's index, for each command on its way
+    /// to its aggregate (G21), in its own task or in a worker's that runs it. A panic in it ends that command
+    /// as panicked.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};

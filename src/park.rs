@@ -1,4 +1,9 @@
 //! Blocking a thread until a future is ready.
+//!
+//! # Who may touch what, and when
+//!
+//! Whoever wakes sets `notified`, and unparks the thread if it was not set. The thread, when a poll was pending,
+//! clears it and polls again if it was set, and parks if not.
 
 use crate::sync::{Arc, Ordering};
 use std::cell::Cell;

@@ -396,6 +396,7 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
 fn publish(frame: &Frame<'_>, target: Target) -> Guard {
     // Of the standard library always: it only tells one wait from another, and loom's can't be static.
     static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    // Relaxed: no two are the same, and that is all.
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
     let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
     frame.published.set(true);
@@ -664,6 +665,7 @@ pub(crate) struct Blocked(Option<Arc<Peers>>);
 impl Drop for Blocked {
     fn drop(&mut self) {
         if let Some(peers) = &self.0 {
+            // Relaxed: as in `may_block`.
             peers.blocked.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -17,8 +17,9 @@
 //! A wake-up costs more than everything else here, and a worker that is awake needs none. So at most one
 //! worker is woken for what a run hands out. If more lanes wait in the ring than workers were
 //! woken, and some worker sleeps, the dispatcher does not sleep but is run again; what
-//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody. For one lane
-//! alone, a worker that runs the dispatcher wakes nobody: it looks at the ring next.
+//! still waits then gets one more worker. A worker that blocks its thread thus holds up nobody, while another
+//! thread of the runtime is free. For one lane alone, a worker that runs the dispatcher wakes nobody: it looks
+//! at the ring next.
 //!
 //! # One command, or many
 //!
@@ -58,7 +59,7 @@ const BUDGET: usize = 256;
 /// How many commands are looked up together: see `Schedule::prefetch`.
 const BATCH: usize = 32;
 
-/// Called with the shard's index for each command taken from its channel (G21).
+/// Called with the shard's index for each command on its way to its lane (G21).
 pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
 impl<T: Types> Backlog for Chain<T> {

@@ -58,6 +58,7 @@ impl<D> Duty<D> {
     /// Runs the dispatcher, if nobody else does. If `run` panics, the dispatcher is dropped.
     #[inline]
     pub(crate) fn run(&self, run: impl FnOnce(&mut D) -> Left) -> Left {
+        // Relaxed: a guess, which the exchange tests; and who finds `GONE` touches nothing.
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             if state & GONE != 0 {

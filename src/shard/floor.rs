@@ -5,9 +5,11 @@
 //!
 //! | field | who writes |
 //! | --- | --- |
-//! | `ring` | the dispatcher pushes; workers pop, and the dispatcher when it sweeps or aborts |
+//! | `ring` | the dispatcher pushes; workers pop, and the dispatcher when it sweeps, aborts or ends |
 //! | `returned` | workers push, the dispatcher takes |
 //! | `more`, `orders`, `ended` | the dispatcher |
+//!
+//! `orders` and `ended` are written with release and read with acquire: who obeys has seen what led to it.
 //!
 //! # No wake-up of a worker is lost
 //!

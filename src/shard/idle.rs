@@ -27,12 +27,15 @@ impl IdleSet {
     #[inline]
     pub(crate) fn remove(&self, worker: usize) -> bool {
         let bit = 1 << (worker % 64);
+        // Acquire: who takes a worker out sees the waker that it registered before it was listed. Release: the
+        // worker, which tries as well, sees the errand that was set before (`crew.rs`).
         self.words[worker / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     /// Takes one worker out. Whoever gets it must wake it.
     pub(crate) fn pop(&self) -> Option<usize> {
         for (i, word) in self.words.iter().enumerate() {
+            // Relaxed: a guess; `remove` decides.
             let mut bits = word.load(Ordering::Relaxed);
             while bits != 0 {
                 let bit = bits.trailing_zeros() as usize;
