@@ -8,7 +8,7 @@ use crate::tools::{
 };
 use shardpool::executors::Task;
 use shardpool::{CommandError, TrySubmitError};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 /// A future of the pool's, and whether it was woken.
@@ -233,6 +233,21 @@ fn g05_a_dispatcher_dropped_while_a_worker_is_on_its_way_ends_what_it_held() {
     shard.dispatcher.lose();
     assert_eq!(outcome(ticket), Some(Err(CommandError::Aborted { started: false })));
     shard.workers[sent].poll();
+    assert!(shard.run(), "a future of the pool is left");
+}
+
+#[test]
+fn g05_a_dispatcher_dropped_while_a_worker_runs_it_ends_what_it_held_after_that_run() {
+    let mut shard = Shard::new(2);
+    let dispatcher = Mutex::new(shard.dispatcher.task.take());
+    // The run that hands out two commands wakes the other worker.
+    let waker = Waker::from(Arc::new(WakeWith(move || drop(dispatcher.lock().unwrap().take()))));
+    assert!(poll_once(shard.workers[1].task.as_mut().unwrap(), &waker).is_pending());
+    let tickets = [1, 2].map(|id| shard.submit(id));
+    assert_eq!(shard.stand_in(), 0);
+    let aborted = || Some(Err(CommandError::Aborted { started: false }));
+    assert_eq!(tickets.map(outcome), [aborted(), aborted()]);
+    shard.workers[1].poll();
     assert!(shard.run(), "a future of the pool is left");
 }
 
