@@ -240,11 +240,19 @@ fn g05_a_dispatcher_dropped_while_a_worker_is_on_its_way_ends_what_it_held() {
 fn g05_a_dispatcher_dropped_while_a_worker_runs_it_ends_what_it_held_after_that_run() {
     let mut shard = Shard::new(2);
     let dispatcher = Mutex::new(shard.dispatcher.task.take());
+    let (pool, ended_early) = (shard.pool.clone(), Flag::default());
+    let is_early = ended_early.clone();
     // The run that hands out two commands wakes the other worker.
-    let waker = Waker::from(Arc::new(WakeWith(move || drop(dispatcher.lock().unwrap().take()))));
+    let waker = Waker::from(Arc::new(WakeWith(move || {
+        drop(dispatcher.lock().unwrap().take());
+        if pool.stats()[0].outcomes.total() > 0 {
+            is_early.set();
+        }
+    })));
     assert!(poll_once(shard.workers[1].task.as_mut().unwrap(), &waker).is_pending());
     let tickets = [1, 2].map(|id| shard.submit(id));
     assert_eq!(shard.stand_in(), 0);
+    assert!(!ended_early.is_set(), "the dispatcher went in the middle of a run");
     let aborted = || Some(Err(CommandError::Aborted { started: false }));
     assert_eq!(tickets.map(outcome), [aborted(), aborted()]);
     shard.workers[1].poll();
