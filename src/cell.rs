@@ -1032,8 +1032,7 @@ impl<T: Types> Drop for Cell<T> {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
-    use crate::command::Command;
-    use crate::command::tests::Touch;
+    use crate::command::tests::{Small, Touch};
     use crate::shard::front::Entry;
     use crate::types::TypesOf;
     use std::mem::offset_of;
@@ -1050,16 +1049,6 @@ mod tests {
         assert_eq!(live(), 1);
         drop(cell);
         assert_eq!(live(), 0);
-    }
-
-    struct Small(#[expect(dead_code, reason = "it has a size")] u64, u64);
-
-    impl Command for Small {
-        type AggregateId = u64;
-
-        fn aggregate_id(&self) -> &u64 {
-            &self.1
-        }
     }
 
     #[test]

@@ -554,4 +554,15 @@ pub(crate) mod tests {
             &()
         }
     }
+
+    /// A command of two words, one of which is its id.
+    pub(crate) struct Small(u64, #[expect(dead_code, reason = "it has a size")] u64);
+
+    impl Command for Small {
+        type AggregateId = u64;
+
+        fn aggregate_id(&self) -> &u64 {
+            &self.0
+        }
+    }
 }

@@ -6,13 +6,17 @@
 use futures::channel::oneshot;
 use futures::executor::block_on;
 use futures::future::join_all;
-use shardpool::executors::{Executor, SpawnError, Task, Threads};
+use shardpool::executors::{Executor, Threads};
 use shardpool::{Command, Context, Failure, ShardPool, Ticket, TrySubmitError, handler_fn};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::task::{self, Waker};
+
+#[path = "suite/spawned.rs"]
+mod spawned;
+
+use spawned::ByHand;
 
 struct Counting;
 
@@ -270,38 +274,24 @@ fn g13_ten_million_commands_are_queued_and_not_one_more() {
     assert_eq!((outcomes.committed, outcomes.total()), (QUEUED + 1, QUEUED + 1));
 }
 
-/// Keeps the pool's futures, and polls them when told to: what a runtime's task or thread takes is not
-/// counted, and nothing depends on when one has started.
-#[derive(Clone, Default)]
-struct ByHand(Arc<Mutex<Vec<Task>>>);
-
-impl Executor for ByHand {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.lock().unwrap().push(task);
-        Ok(())
-    }
-}
-
-impl ByHand {
-    /// Polls each once, and keeps those that are pending.
-    fn poll(&self) {
-        let mut cx = task::Context::from_waker(Waker::noop());
-        self.0.lock().unwrap().retain_mut(|task| task.as_mut().poll(&mut cx).is_pending());
-    }
-}
-
 fn a_shard_and_a_worker_cost_what_is_written() {
     let bytes = |shards, workers| {
+        // Polled by hand: what a runtime's task or thread takes is not counted, and nothing depends on
+        // when one has started.
         let executor = ByHand::default();
-        executor.0.lock().unwrap().reserve_exact(shards * (workers + 1));
         let before = LIVE_BYTES.load(Relaxed);
         let pool = start_on(executor.clone(), shards, workers, 1024);
-        executor.poll();
+        let mut tasks = executor.tasks();
+        tasks.shrink_to_fit();
+        let mut poll_all = || {
+            let mut cx = task::Context::from_waker(Waker::noop());
+            tasks.retain_mut(|task| task.as_mut().poll(&mut cx).is_pending());
+            tasks.is_empty()
+        };
+        poll_all();
         let after = LIVE_BYTES.load(Relaxed);
         let drain = pool.drain();
-        while !executor.0.lock().unwrap().is_empty() {
-            executor.poll();
-        }
+        while !poll_all() {}
         drain.blocking_wait().unwrap();
         (after - before) as f64
     };

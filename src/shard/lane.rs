@@ -416,6 +416,7 @@ impl<T: Types, S> Drop for Returned<T, S> {
 mod tests {
     use super::*;
     use crate::command::Command;
+    use crate::command::tests::Small;
     use crate::sync::Arc;
     use crate::types::TypesOf;
 
@@ -434,16 +435,6 @@ mod tests {
         type AggregateId = Bomb;
 
         fn aggregate_id(&self) -> &Bomb {
-            &self.0
-        }
-    }
-
-    struct Small(u64);
-
-    impl Command for Small {
-        type AggregateId = u64;
-
-        fn aggregate_id(&self) -> &u64 {
             &self.0
         }
     }

@@ -4,30 +4,13 @@
 //! wakes a worker when it has handed out what it took: what that worker's waker does, which is the
 //! test's, happens in the middle of the dispatcher's poll.
 
+pub(crate) use crate::spawned::ByHand;
 use crate::tools::{Flag, Job, Pool, Ticket, poll_once, pool};
-use shardpool::executors::{Executor, SpawnError, Task};
+use shardpool::executors::Task;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
-
-/// Leaves its tasks to the test, which polls them: of each shard the dispatcher, then the workers.
-#[derive(Clone, Default)]
-pub(crate) struct ByHand(Arc<Mutex<Vec<Task>>>);
-
-impl ByHand {
-    /// All that were spawned since the last time.
-    pub(crate) fn tasks(&self) -> Vec<Task> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl Executor for ByHand {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.lock().unwrap().push(task);
-        Ok(())
-    }
-}
 
 type Action = Box<dyn FnOnce() + Send>;
 

@@ -6,6 +6,7 @@
 mod by_hand;
 mod harness;
 mod script;
+mod spawned;
 mod tools;
 
 mod abort;
