@@ -570,7 +570,7 @@ impl Front {
 
     /// Closed, and nothing accepted is left to start: nothing can come any more.
     pub(crate) fn is_exhausted(&self) -> bool {
-        // Acquire: for the end, as `workers_left` is; that nothing can come any more is told by the values.
+        // Acquire: who finds the end sees what was done before intake was closed.
         let word = self.hot.word.load(Ordering::Acquire);
         word & CLOSED != 0 && waiting(word) == 0 && self.count_freed() == accepted(word)
     }

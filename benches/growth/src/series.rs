@@ -230,10 +230,11 @@ pub fn figures() -> Vec<Figure> {
             y: PER_COMMAND,
             lines: vec![line("depth", PerCommand, "2 callers that do not wait")],
             why: "The depth is a number in a word; nothing is allocated for it. With room for a single command the \
-                  callers sleep, which is an allocation, and are woken for each one. A deep queue is memory that is written long before it is \
-                  read again: at some 130 bytes for a command, each MiB of a core's L2 holds 8,000 of them. And from \
-                  some 2,000 on cells are allocated and freed as well, since threads keep no more than those for the next \
-                  commands. So cost rises in two steps, and once more where a queue leaves L3, if it does.",
+                  callers sleep, which is an allocation, and are woken for each one. A deep queue is memory that is \
+                  written long before it is read again: at some 130 bytes for a command, each MiB of a core's L2 holds \
+                  8,000 of them. And from some 2,000 on cells are allocated and freed as well, since threads keep no \
+                  more than those for the next commands. So cost rises in two steps, and once more where a queue \
+                  leaves L3, if it does.",
         },
         Figure {
             name: "idle-shards",
