@@ -112,8 +112,8 @@ impl Sum for Outcomes {
 ///
 /// Each number is exact, but they are read one after the other: under load `accepted` can differ
 /// from `queued + running + outcomes.total()` by what moved in between. Once a caller has seen
-/// the outcome of a command, that command is in `outcomes` and in no other number, except for
-/// one that was withdrawn or aborted by another thread at this very moment. At a quiet moment
+/// the outcome of a command, that command is in `outcomes` and no longer in `queued` or `running`, except
+/// for one that was withdrawn or aborted by another thread at this very moment. At a quiet moment
 /// `accepted == outcomes.total()`.
 ///
 /// ```
@@ -152,8 +152,10 @@ pub struct ShardStats {
     pub waiting: u64,
     /// Aggregates that the shard keeps: at least their version, and their state once loaded.
     pub resident: u64,
-    /// What became of the others.
+    /// How the commands ended that are neither queued nor running.
     pub outcomes: Outcomes,
+    /// Intake is closed: the pool drains, was aborted or dropped, or this shard has lost one of its futures.
+    pub closed: bool,
 }
 
 /// The ways a command can end, as an index into a tally.

@@ -10,7 +10,7 @@
 //! | `posts` | each worker its own tally; whoever gives room back adds to one `freed` of them |
 //! | `attention` | set by who waits or closes, cleared by the dispatcher |
 //! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
-//! | `abandoned` | a submission that gives up waiting adds, the dispatcher resets |
+//! | `abandoned` | a submission that gives up waiting adds, the dispatcher takes off those it has cleared away |
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
 //! | `workers_left` | a worker that is dropped subtracts |
 //! | `taken`, `resident` | the dispatcher |
@@ -290,7 +290,8 @@ impl Front {
     /// A waiting submission gave up, and its cell says so.
     pub(crate) fn stop_waiting(&self) {
         let word = self.hot.word.fetch_sub(WAITING_ONE, Ordering::Relaxed);
-        let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        // Release: see `abandoned`.
+        let abandoned = self.abandoned.fetch_add(1, Ordering::Release) + 1;
         // Envelopes of abandoned submissions go when there are more of them than of live ones.
         if word & CLOSED != 0 || abandoned > LOBBY_SLACK.max(waiting(word)) {
             self.wake();
@@ -561,11 +562,14 @@ impl Front {
 
     /// How many envelopes of abandoned submissions may sit in the lobby.
     pub(crate) fn abandoned(&self) -> u64 {
-        self.abandoned.load(Ordering::Relaxed)
+        // Acquire: who takes the lobby's channel after this finds the envelopes of all of them.
+        self.abandoned.load(Ordering::Acquire)
     }
 
-    pub(crate) fn reset_abandoned(&self) {
-        self.abandoned.store(0, Ordering::Relaxed);
+    /// So many of them are gone.
+    pub(crate) fn clear_abandoned(&self, gone: u64) {
+        // Relaxed: hands nothing over.
+        self.abandoned.fetch_sub(gone, Ordering::Relaxed);
     }
 
     /// Closed, and nothing accepted is left to start: nothing can come any more.
@@ -640,6 +644,7 @@ impl Front {
             waiting: waiting(self.word()),
             resident: self.dispatcher.resident.load(Ordering::Relaxed),
             outcomes: self.outcomes(),
+            closed: self.is_closed(),
         }
     }
 }
@@ -704,8 +709,8 @@ mod tests {
         front.enter_or_wait();
         front.stop_waiting();
         assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, true, false));
-        front.reset_abandoned();
-        assert_eq!((front.abandoned(), front.has_lobby()), (0, false));
+        front.clear_abandoned(LOBBY_SLACK);
+        assert_eq!((front.abandoned(), front.has_lobby()), (1, false));
     }
 
     #[test]
@@ -820,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn g8_a_withdrawal_leaves_a_tombstone_unless_there_are_as_many_as_room() {
+    fn g08_a_withdrawal_leaves_a_tombstone_unless_there_are_as_many_as_room() {
         const DEPTH: usize = 4;
         let front = Front::new(DEPTH, 1);
         for before in 0..=DEPTH {
@@ -844,7 +849,7 @@ mod tests {
     }
 
     #[test]
-    fn g9_the_last_tombstone_to_go_asks_for_a_review_if_somebody_waits() {
+    fn g09_the_last_tombstone_to_go_asks_for_a_review_if_somebody_waits() {
         let front = Front::new(3, 1);
         for _ in 0..2 {
             assert_eq!(front.try_enter(), Entry::Accepted);
