@@ -374,7 +374,7 @@ async fn g16_any_number_of_drains_and_aborts_at_once_end_the_same(bed: Bed) {
     for round in 0..ROUNDS {
         let pool = pool(bed.executor(), 2, 2, 128);
         bed.watch(Peek(pool.downgrade()));
-        let tickets: Vec<_> = (0..100)
+        let mut tickets: Vec<_> = (0..100)
             .map(|n| {
                 let job = Job::new(n % 9, |_| async {
                     yield_at_random().await;
@@ -383,6 +383,16 @@ async fn g16_any_number_of_drains_and_aborts_at_once_end_the_same(bed: Bed) {
                 pool.try_submit(job).unwrap()
             })
             .collect();
+        if round % 2 == 0 {
+            // Surely not done before an abort.
+            let until_asked = Job::new(0, |cx| async move {
+                while !cx.is_cancelled() {
+                    yield_now().await;
+                }
+                Ok(0)
+            });
+            tickets.insert(0, pool.try_submit(until_asked).unwrap());
+        }
         let end = move |pool: &Pool, n| {
             // Aborts in every other round.
             if n % 2 == 0 && round % 2 == 0 { pool.abort() } else { pool.drain() }
