@@ -45,7 +45,7 @@ async fn main() {
         .workers_per_shard(8)
         .queue_depth(1024)
         .start(executors::Tokio::current().expect("inside a runtime"))
-        .expect("settings that can be");
+        .expect("valid settings");
 
     // Waits for room, then for the outcome.
     let receipt = pool.send(Deposit { account: "alice".into(), cents: 60 }).await.unwrap();

@@ -4,7 +4,7 @@ use super::{Clock, Executor, SpawnError, Task};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs the pool's futures on async-std's executor.
+/// Runs the pool's futures on async-std's executor. Needs the feature `async-std`.
 ///
 /// async-std is no longer maintained (RUSTSEC-2025-0052); the adapter is for programs that still
 /// use it. Its executor belongs to the process and can't be dropped; at the end of the process what

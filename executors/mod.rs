@@ -64,7 +64,8 @@ pub use self::tokio::{NoRuntime, Tokio};
 /// ```
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A runtime, as the pool needs it. Object safe. Needed at the start only: the pool does not keep it.
+/// A runtime, as the pool needs it. Needed at the start only: the pool does not keep it. Object safe, and an
+/// `Arc` or a `Box` of one is one, so that which it is can be decided at run time.
 ///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -152,6 +153,26 @@ pub trait Executor: Send + Sync + 'static {
         1
     }
 }
+
+/// What points to an executor is one: with its clock and its threads, not with the defaults.
+macro_rules! forward {
+    ($($pointer:ident),+) => {$(
+        impl<E: Executor + ?Sized> Executor for $pointer<E> {
+            fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+                (**self).spawn(task)
+            }
+
+            fn clock(&self) -> Arc<dyn Clock> {
+                (**self).clock()
+            }
+
+            fn threads(&self) -> usize {
+                (**self).threads()
+            }
+        }
+    )+};
+}
+forward!(Arc, Box);
 
 /// Tells the time, and waits. A simulation can tell its own.
 ///

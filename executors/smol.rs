@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// Runs the pool's futures on smol: on its global executor, or on one of yours.
+/// Runs the pool's futures on smol: on its global executor, or on one of yours. Needs the feature `smol`.
 ///
 /// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
 /// the pool's futures when it is dropped: each shard closes, commands that had not started are
@@ -69,7 +69,7 @@ impl Smol {
         Self { executor: None, threads }
     }
 
-    /// On this executor. It counts as run by one thread, see [`threads`](Self::threads).
+    /// On this executor. It counts as run by one thread, see [`with_threads`](Self::with_threads).
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -102,10 +102,10 @@ impl Smol {
     /// use shardpool::executors::{Executor, Smol};
     ///
     /// let executor = std::sync::Arc::new(smol::Executor::new());
-    /// let run_by_four = Smol::new(executor).threads(4);
-    /// assert_eq!(Executor::threads(&run_by_four), 4);
+    /// let run_by_four = Smol::new(executor).with_threads(4);
+    /// assert_eq!(run_by_four.threads(), 4);
     /// ```
-    pub fn threads(mut self, threads: usize) -> Self {
+    pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
     }

@@ -7,6 +7,9 @@ use std::thread;
 /// Runs each of the pool's futures on an OS thread of its own, which sleeps while the future is
 /// pending: one per dispatcher and one per worker. Right for handlers that block.
 ///
+/// With the builder's defaults that is nine threads for each core: set
+/// [`shards`](crate::Builder::shards) and [`workers_per_shard`](crate::Builder::workers_per_shard).
+///
 /// The threads end with the pool. They are detached, so the end of the process does not wait for
 /// them: drain first. A handler may await any future that needs no runtime around it.
 ///

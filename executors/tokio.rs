@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs the pool's futures on a tokio runtime.
+/// Runs the pool's futures on a tokio runtime. Needs the feature `tokio`.
 ///
 /// **A dropped runtime.** Shutting a runtime down drops the pool's futures, wherever they are at
 /// that moment. Each shard then closes; commands that had not started are aborted, those whose

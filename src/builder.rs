@@ -255,9 +255,10 @@ impl<H: CommandHandler, L> Builder<H, L> {
     /// Hashes ids with this instead of SipHash with a seed of the pool's own (G3).
     ///
     /// With a hasher that has no seed, whoever can choose ids can choose ones that pile up on one
-    /// shard and slow its map. With a fixed hasher an id goes to the same shard in every process,
-    /// as far as the `Hash` of the id is the same there: the standard library's may differ between
-    /// platforms (sizes, byte order) and versions.
+    /// shard and slow its map. With a fixed hasher an id goes to the same shard in every process with the same
+    /// number of shards and the same version of this crate, as far as the hasher and the `Hash` of the id are
+    /// the same there: the standard library's may differ between platforms (sizes, byte order) and versions,
+    /// and so may its `DefaultHasher`, as below. For more, take a hasher that is specified.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -285,7 +286,7 @@ impl<H: CommandHandler, L> Builder<H, L> {
         self
     }
 
-    /// A hook for tests: called by a dispatcher, with its shard's index, for each command on its way
+    /// A hook for tests, which needs the feature `test-util`: called by a dispatcher, with its shard's index, for each command on its way
     /// to its aggregate (G21), in its own task or in a worker's that runs it. A panic in it ends that command
     /// as panicked.
     ///
@@ -382,7 +383,7 @@ impl<H: CommandHandler, L> Builder<H, L> {
     ///
     /// # Errors
     ///
-    /// [`StartError::Setting`] for a setting that can't be; nothing is started then.
+    /// [`StartError::Setting`] for an invalid setting; nothing is started then.
     /// [`StartError::Spawn`] if the executor does not take the futures, or drops them at once; what
     /// was started ends.
     pub fn start(self, executor: impl Executor) -> Result<PoolOf<H>, StartError>

@@ -129,7 +129,8 @@ pub trait CommandHandler: Send + Sync + 'static {
     /// # Panics
     ///
     /// A panic ends the command as [`CommandError::Panicked`](crate::CommandError::Panicked);
-    /// the aggregate's state is dropped and loaded again before its next command (G7).
+    /// the aggregate's state is dropped, and loaded again before its next command (G7); without a loader it
+    /// begins again from its default.
     fn handle(
         &self,
         state: &mut Self::State,
@@ -157,7 +158,8 @@ impl<H: CommandHandler> CommandHandler for Arc<H> {
 /// Why a handler did not commit. The difference is what the pool may assume of the state.
 ///
 /// `?` on an error gives `Failed`, the safe choice; a rejection is said in so many words:
-/// `.map_err(Failure::Rejected)?`.
+/// `.map_err(Failure::Rejected)?`. Only on an error of the handler's own type: convert others first,
+/// `.map_err(MyError::from)?`.
 ///
 /// ```
 /// use shardpool::Failure;
@@ -169,8 +171,9 @@ impl<H: CommandHandler> CommandHandler for Arc<H> {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure<E> {
-    /// Nothing was written and the state is as it was. Any error of the domain is one. The
-    /// version stays, and so does the resident state (G10).
+    /// A refusal by the domain. The version stays, and so does the resident state (G10), as the handler left
+    /// it: the pool undoes nothing. So return this only if nothing was written to a store **and** `state` is
+    /// as it was: check first, then change. If you can't be sure, return `Failed`.
     Rejected(E),
     /// Something may have been written: the state is dropped and loaded again before the next
     /// command (G11).
@@ -218,14 +221,7 @@ pub trait Loader: Send + Sync + 'static {
     /// Reads the state and the version of one aggregate; for one that the store does not know,
     /// usually the empty state and version 0.
     ///
-    /// An error ends the command that asked for the load as
-    /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`; the next
-    /// command asks again. The load is dropped at an await when the pool aborts.
-    ///
-    /// # Panics
-    ///
-    /// A panic ends that command as [`CommandError::Panicked`](crate::CommandError::Panicked) with
-    /// `started: false`; the next command asks again (G7).
+    /// What it waits for of the pool's is judged as in a handler (G9).
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -243,6 +239,21 @@ pub trait Loader: Send + Sync + 'static {
     /// );
     /// # Ok::<(), shardpool::StartError>(())
     /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// The load is dropped at an await when the pool aborts, or the executor drops the worker.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the command that asked for the load as
+    /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`; the next
+    /// command asks again.
+    ///
+    /// # Panics
+    ///
+    /// A panic ends that command as [`CommandError::Panicked`](crate::CommandError::Panicked) with
+    /// `started: false`; the next command asks again (G7).
     fn load(
         &self,
         id: &Self::AggregateId,

@@ -48,6 +48,8 @@ use std::time::Duration;
 /// [`DrainError::Timeout`] after the time of [`within`](Self::within);
 /// [`DrainError::Deadlock`] inside a handler of the same pool, which it would wait for (G9), unless
 /// `within` bounds the wait.
+#[must_use = "intake is closed already, but nothing waits for what was accepted: await this, or call \
+              `blocking_wait`"]
 pub struct Drain {
     lifecycle: Arc<Lifecycle>,
     peers: Arc<Peers>,

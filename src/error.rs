@@ -43,7 +43,9 @@ pub enum CommandError<E> {
         /// Whether the handler had started, and so may have written.
         started: bool,
     },
-    /// User code panicked.
+    /// User code panicked: the handler (`started: true`), or the loader, the id's `Eq` or `Clone`, or the
+    /// hook for tests (`started: false`). Also, with `started: false`, if the aggregate's version is `u64::MAX`,
+    /// so that it can't commit again.
     Panicked {
         /// The message of the panic.
         message: String,
@@ -61,8 +63,8 @@ pub enum CommandError<E> {
     },
     /// Not an outcome: this wait, made inside a handler, could never have ended, or would have
     /// blocked the executor's last thread, and was refused (G9). The command is still accepted and
-    /// will have its outcome. Nobody is told, but for a ticket that was awaited by reference: it
-    /// can be awaited again elsewhere.
+    /// will have its outcome, which is lost unless the ticket was awaited by reference: then it can be
+    /// awaited again elsewhere.
     Deadlock,
 }
 
@@ -102,6 +104,10 @@ impl<E> CommandError<E> {
     }
 }
 
+/// Why a wait inside a handler was refused.
+const DEADLOCK: &str = "wait refused inside a handler: it could never end, or would block the executor's \
+                        last thread (there, await rather than block)";
+
 fn started_suffix(started: bool) -> &'static str {
     if started { "after the handler had started" } else { "before the handler started" }
 }
@@ -121,10 +127,7 @@ impl<E: fmt::Display> fmt::Display for CommandError<E> {
             Self::Aborted { started } => {
                 write!(f, "command aborted {}", started_suffix(*started))
             }
-            Self::Deadlock => f.write_str(
-                "wait refused: this handler's aggregate or its shard's workers would wait for \
-                 themselves; the command stays accepted",
-            ),
+            Self::Deadlock => write!(f, "{DEADLOCK}; the command stays accepted"),
         }
     }
 }
@@ -132,7 +135,8 @@ impl<E: fmt::Display> fmt::Display for CommandError<E> {
 impl<E: Error + 'static> Error for CommandError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Rejected(error) | Self::Failed { error, .. } => Some(error),
+            // Its own text is in the text of this one.
+            Self::Rejected(error) | Self::Failed { error, .. } => error.source(),
             _ => None,
         }
     }
@@ -156,7 +160,7 @@ impl<E: Error + 'static> Error for CommandError<E> {
 /// let _ = pool.drain();
 /// let error = pool.blocking_submit(Add("a", 3)).unwrap_err();
 /// assert_eq!(error, SubmitError::Closed(Add("a", 3)));
-/// assert_eq!(error.to_string(), "command not accepted: pool is closed: it drains, was aborted or dropped");
+/// assert_eq!(error.to_string(), "command not accepted: intake is closed: the pool drains, was aborted or dropped, or its executor dropped a future of this shard");
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -306,7 +310,8 @@ impl<C> TrySubmitError<C> {
         }
     }
 
-    /// Whether it is worth trying again later.
+    /// Whether there was no room, or others waited for it. Trying again later may help, but not inside a
+    /// handler that alone could make that room.
     ///
     /// ```
     /// use shardpool::TrySubmitError;
@@ -334,6 +339,22 @@ impl<C, E> SendError<C, E> {
         match self {
             Self::NotAccepted(error) => Some(error.into_command()),
             Self::Command(_) => None,
+        }
+    }
+
+    /// The handler's own error, of a rejected or failed command.
+    ///
+    /// ```
+    /// use shardpool::{CommandError, SendError, SubmitError};
+    ///
+    /// let rejected = SendError::<(), _>::from(CommandError::Rejected("no money"));
+    /// assert_eq!(rejected.into_error(), Some("no money"));
+    /// assert_eq!(SendError::<_, &str>::from(SubmitError::Closed("deposit")).into_error(), None);
+    /// ```
+    pub fn into_error(self) -> Option<E> {
+        match self {
+            Self::Command(error) => error.into_error(),
+            Self::NotAccepted(_) => None,
         }
     }
 
@@ -387,15 +408,16 @@ impl<C, E: fmt::Debug> fmt::Debug for SendError<C, E> {
 
 /// What the two say alike, and what each says besides.
 macro_rules! display_reason {
-    ($name:ident: $($variant:ident => $text:literal),+) => {
+    ($name:ident: $($variant:ident => $text:expr),+) => {
         impl<C> fmt::Display for $name<C> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("command not accepted: ")?;
                 match self {
                     $(Self::$variant(_) => f.write_str($text),)+
-                    Self::Closed(_) => {
-                        f.write_str("pool is closed: it drains, was aborted or dropped")
-                    }
+                    Self::Closed(_) => f.write_str(
+                        "intake is closed: the pool drains, was aborted or dropped, or its executor \
+                         dropped a future of this shard",
+                    ),
                     Self::Expired(_) => f.write_str("deadline passed before there was room"),
                     Self::WrongShard { shard, owner, .. } => write!(
                         f,
@@ -411,8 +433,7 @@ macro_rules! display_reason {
     };
 }
 
-display_reason!(SubmitError:
-    Deadlock => "wait refused: this handler's aggregate or its shard's workers would wait for themselves");
+display_reason!(SubmitError: Deadlock => DEADLOCK);
 display_reason!(TrySubmitError:
     Full => "shard is full; wait with `submit`, or try again later");
 
@@ -436,18 +457,15 @@ impl<C, E: Error + 'static> Error for SendError<C, E> {
     }
 }
 
-impl<C> From<SubmitError<C>> for TrySubmitError<C> {
-    /// A wait that was refused reads as `Full`: without the wait there was no room.
+impl<C, E> From<SubmitError<C>> for SendError<C, E> {
     fn from(error: SubmitError<C>) -> Self {
-        match error {
-            SubmitError::Closed(command) => Self::Closed(command),
-            SubmitError::Expired(command) => Self::Expired(command),
-            SubmitError::Deadlock(command) => Self::Full(command),
-            SubmitError::WrongShard { command, shard, owner } => {
-                Self::WrongShard { command, shard, owner }
-            }
-            SubmitError::Panicked { command, message } => Self::Panicked { command, message },
-        }
+        Self::NotAccepted(error)
+    }
+}
+
+impl<C, E> From<CommandError<E>> for SendError<C, E> {
+    fn from(error: CommandError<E>) -> Self {
+        Self::Command(error)
     }
 }
 
@@ -487,7 +505,8 @@ impl fmt::Display for DrainError {
                  drain again to go on waiting, or abort"
             ),
             Self::Deadlock => f.write_str(
-                "drain awaited inside a handler that it waits for; intake is closed, await it elsewhere",
+                "drain refused inside a handler: the pool would wait for that handler, or the \
+                 executor's last thread would block; intake is closed, await the drain elsewhere",
             ),
         }
     }
@@ -495,7 +514,7 @@ impl fmt::Display for DrainError {
 
 impl Error for DrainError {}
 
-/// A setting of the builder that can't be (G14).
+/// A setting of the builder that is not valid (G14).
 ///
 /// ```
 /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -580,8 +599,9 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Setting(error) => Some(error),
-            Self::Spawn(error) => Some(error),
+            // Their own text is in the text of this one.
+            Self::Setting(error) => error.source(),
+            Self::Spawn(error) => error.source(),
         }
     }
 }

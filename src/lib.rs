@@ -56,7 +56,7 @@
 //! | G2 | An aggregate waits for another only while every worker of its shard is busy. |
 //! | G3 | An id always goes to the same shard; the hash is seeded per pool unless you pass one. |
 //! | G4 | A hot aggregate runs at most [`max_turn`](Builder::max_turn) commands before others get their turn. |
-//! | G5 | Every accepted command ends in exactly one outcome, and no ticket waits for ever. |
+//! | G5 | Every accepted command ends in exactly one outcome; no ticket waits for ever, provided that handlers return and the executor polls the pool's futures or drops them. |
 //! | G6 | Results never block a worker. |
 //! | G7 | A panic in your code ends at most the command at hand. |
 //! | G8 | A withdrawn or expired command never runs; a started one runs to its end. |
@@ -65,9 +65,9 @@
 //! | G11 | The handler is lent the resident state; it is loaded first, and again after a failure. |
 //! | G12 | With a cap, idle aggregates are evicted, least recently used first. |
 //! | G13 | A shard holds at most [`queue_depth`](Builder::queue_depth) commands that have not started. |
-//! | G14 | Settings that can't be are errors. |
+//! | G14 | Invalid settings are errors, never replaced. |
 //! | G15, G16 | Shutdown is in two phases, bounded and repeatable. |
-//! | G17 | Dropping the last handle finishes what was accepted, then ends every task. |
+//! | G17 | Dropping the last handle finishes what was accepted, then ends every task, as long as the executor runs. |
 //! | G18, G19, G20 | No runtime in the core, additive features, callers from anywhere. |
 //! | G21 | Counters for everybody, a hook for tests. |
 //!
@@ -88,7 +88,7 @@
 //! * a ticket of another pool that was made outside of handlers is not seen.
 //!
 //! A handler that reaches its own pool should hold a [`WeakPool`]. Blocking waits inside handlers are
-//! refused where they would block the executor's last thread: see
+//! refused where they would block the executor's last thread, which on tokio is always so: see
 //! [`Executor::threads`](executors::Executor::threads).
 //!
 //! # Features
@@ -100,10 +100,14 @@
 //!
 //! # Lock-free?
 //!
-//! The crate's own code has no lock and no spin loop: it shares state through atomics, and its futures
-//! park on `AtomicWaker`, callers on a flag of their command's state. Commands travel through a flume
-//! channel, which has a short mutex inside; only its non-blocking calls are used. The
-//! [`executors::Threads`] adapter parks its own threads.
+//! The crate's own code has no lock and no spin loop: it shares state through atomics. Dispatchers, workers
+//! and callers that wait for room sleep on `AtomicWaker`; a caller that waits for an outcome leaves its
+//! waker in the command's cell. Commands travel through a flume channel, which has a short mutex inside;
+//! only its non-blocking calls are used. The [`executors::Threads`] adapter parks its own threads. Not so
+//! the `sim` feature, which is for tests, and the start of the thread that times drains where the
+//! executor has no timer.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod block;
 mod builder;

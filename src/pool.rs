@@ -15,6 +15,7 @@ use crate::sync::{Arc, Weak};
 use crate::ticket::Ticket;
 use crate::types::{IdOf, Types, TypesOf};
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 /// A pool of shards that carries out commands: one at a time and in order for each aggregate, in
@@ -63,6 +64,10 @@ pub(crate) struct Inner<T: Types> {
     pub(crate) peers: Arc<Peers>,
     pub(crate) lifecycle: Arc<Lifecycle>,
 }
+
+// A panic of user code ends a command and leaves nothing of the pool's half changed (G7).
+impl<T: Types> UnwindSafe for Inner<T> {}
+impl<T: Types> RefUnwindSafe for Inner<T> {}
 
 impl<T: Types> Inner<T> {
     pub(crate) fn shard(&self, index: usize) -> &Shard<T> {
@@ -217,8 +222,10 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// As [`send`](Self::send), for code that is not async: blocks the thread. Needs no runtime on
     /// this thread (G20).
     ///
-    /// Inside a handler it is refused with `Deadlock` when the wait could never end, or would block
-    /// the executor's last thread (G9).
+    /// **Not for async code**: it blocks a thread of the executor, perhaps the one that has to run the command;
+    /// on a runtime with one thread it then never returns. That is seen inside handlers alone: there it is
+    /// refused with `Deadlock` when the wait could never end, or would block the executor's last thread (G9),
+    /// which on tokio is always so.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -248,8 +255,9 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// As [`submit`](Self::submit), for code that is not async: blocks the thread while there is no
     /// room. Needs no runtime on this thread (G20).
     ///
-    /// Inside a handler, where there is no room, it is refused with [`SubmitError::Deadlock`] when the
-    /// wait could never end, or would block the executor's last thread (G9).
+    /// **Not for async code**, as [`blocking_send`](Self::blocking_send). Inside a handler, where there is no
+    /// room, it is refused with [`SubmitError::Deadlock`] when the wait could never end, or would block the
+    /// executor's last thread (G9), which on tokio is always so.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -274,7 +282,8 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
         self.submitter().blocking_submit(command)
     }
 
-    /// A way in that gives each command a deadline: see [`Submitter::within`].
+    /// A way in that gives each command a deadline, after which it is not started any more. Not a timeout of
+    /// the wait: see [`Submitter::within`].
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -395,7 +404,8 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
         self.inner.shards.iter().map(|shard| shard.front.stats()).collect()
     }
 
-    /// Whether intake is closed on every shard.
+    /// Whether intake is closed on every shard. A shard that has lost one of its futures is closed alone: see
+    /// [`ShardStats::closed`].
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -455,7 +465,9 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
     /// As [`drain`](Self::drain), but what has not started is resolved as
     /// [`Aborted`](crate::CommandError::Aborted), as soon as dispatchers and workers are polled.
     /// Commands that have started run to their end, with
-    /// [`is_cancelled`](crate::Context::is_cancelled) set. Errors and cancel safety: see [`Drain`].
+    /// [`is_cancelled`](crate::Context::is_cancelled) set; the future waits for them, so bound it with
+    /// [`Drain::within`]. What is in the turn of a handler that blocks its thread is resolved when that
+    /// returns or comes to an await. Errors and cancel safety: see [`Drain`].
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, async_handler_fn, executors::Threads};

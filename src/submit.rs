@@ -39,6 +39,7 @@ use std::time::Duration;
 /// let other = pool.shard((home + 1) % 4).unwrap();
 /// assert!(matches!(other.try_submit(Add(7)), Err(TrySubmitError::WrongShard { .. })));
 /// ```
+#[must_use = "a submitter does nothing until a command is sent through it"]
 pub struct Submitter<'p, C: Command, O: Send, E: Send> {
     pub(crate) pool: &'p Inner<TypesOf<C, O, E>>,
     pub(crate) shard: Option<usize>,
@@ -62,10 +63,12 @@ impl<C: Command, O: Send, E: Send> fmt::Debug for Submitter<'_, C, O, E> {
 impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E> {
     /// Gives each command a deadline, so long after the call that submits it.
     ///
-    /// The deadline covers the wait for room and the wait for the command's turn. It is looked at
-    /// when room is granted and when the turn comes, by the executor's clock; there is no timer, so
-    /// a command whose turn does not come is not told (G8). A command that has started is not
-    /// stopped by it. A time too long for the clock is no deadline.
+    /// **Not a timeout of the wait**: no timer runs. The deadline is looked at when the command is submitted,
+    /// when room could be granted, and when its turn comes, by the executor's clock; a command that is late
+    /// then is not run, and ends as expired (G8). Until then its caller waits, however late it is. To stop
+    /// waiting sooner, put a timeout of your runtime around the ticket, and
+    /// [`withdraw`](crate::Ticket::withdraw). A command that has started is not stopped by a deadline. A time
+    /// too long for the clock is none.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -183,7 +186,7 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     ///
     /// The command was not accepted, and comes back.
     pub fn try_submit(self, command: C) -> Result<Ticket<C, O, E>, TrySubmitError<C>> {
-        let route = self.pool.route(self.shard, command)?;
+        let route = self.pool.route(self.shard, command).map_err(without_wait)?;
         let deadline = self.pool.deadline(self.time);
         if self.pool.clock.has_passed(deadline) {
             return Err(TrySubmitError::Expired(route.command));
@@ -278,6 +281,20 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     }
 }
 
+/// What refuses a submission before it waits, of one that does not wait.
+fn without_wait<C>(error: SubmitError<C>) -> TrySubmitError<C> {
+    match error {
+        SubmitError::Closed(command) => TrySubmitError::Closed(command),
+        SubmitError::Expired(command) => TrySubmitError::Expired(command),
+        // Without the wait there was no room.
+        SubmitError::Deadlock(command) => TrySubmitError::Full(command),
+        SubmitError::WrongShard { command, shard, owner } => {
+            TrySubmitError::WrongShard { command, shard, owner }
+        }
+        SubmitError::Panicked { command, message } => TrySubmitError::Panicked { command, message },
+    }
+}
+
 /// The future of [`submit`](crate::ShardPool::submit).
 ///
 /// ```
@@ -358,7 +375,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_,
 ///
 /// # Panics
 ///
-/// If it is polled again after it gave the outcome or the command.
+/// If it is polled again after it was ready.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Sending<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,

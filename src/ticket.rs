@@ -8,6 +8,7 @@ use crate::reentry::{self, Target, Verdict, Watch};
 use crate::types::{Types, TypesOf};
 use std::fmt;
 use std::future::Future;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -151,12 +152,12 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// # })).shards(1).workers_per_shard(1);
     /// # let pool = builder.start(Threads::new()).unwrap();
     /// let ticket = pool.blocking_submit(Add("a", 1)).unwrap();
-    /// assert!(!ticket.is_done()); // the handler still waits for something
+    /// assert!(!ticket.is_finished()); // the handler still waits for something
     /// # drop(open);
     /// pool.drain().blocking_wait().unwrap();
-    /// assert!(ticket.is_done());
+    /// assert!(ticket.is_finished());
     /// ```
-    pub fn is_done(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.inner.cell.is_done()
     }
 
@@ -164,7 +165,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     ///
     /// Not for async code: it holds up its executor. Inside a handler it is refused with
     /// [`CommandError::Deadlock`] when the wait could never end, or would block the executor's last
-    /// thread (G9).
+    /// thread (G9), which on tokio is always so.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};
@@ -187,7 +188,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     /// The outcome, when it is not a commit; or `Deadlock`, which is not an outcome: the command
     /// stays accepted, and as the ticket is gone, nobody is told what becomes of it.
     pub fn blocking_wait(mut self) -> Result<crate::Receipt<O>, CommandError<E>> {
-        if !self.is_done() {
+        if !self.is_finished() {
             let Some(_blocked) = reentry::may_block() else { return Err(CommandError::Deadlock) };
             return block_on(self);
         }
@@ -205,8 +206,12 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Ticket<C, O, E
 
 impl<C: Command, O: Send, E: Send> Unpin for Ticket<C, O, E> {}
 
+// As for a pool's handle.
+impl<C: Command, O: Send, E: Send> UnwindSafe for Ticket<C, O, E> {}
+impl<C: Command, O: Send, E: Send> RefUnwindSafe for Ticket<C, O, E> {}
+
 impl<C: Command, O: Send, E: Send> fmt::Debug for Ticket<C, O, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("is_done", &self.inner.cell.is_done()).finish()
+        f.debug_struct("Ticket").field("is_finished", &self.inner.cell.is_done()).finish()
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn start(executor: impl Executor) -> Pool {
     .workers_per_shard(8)
     .hasher(BuildHasherDefault::<DefaultHasher>::default())
     .start(executor)
-    .expect("settings that can be")
+    .expect("valid settings")
 }
 
 /// Has every aggregate made, so that nothing is new to the pool any more.

@@ -57,7 +57,7 @@ pub(crate) fn run(
         });
         pass(step == Step::HandOver, &mut || {
             runtime.block_on(async {
-                while tickets.iter().any(|ticket| !ticket.is_done()) {
+                while tickets.iter().any(|ticket| !ticket.is_finished()) {
                     tokio::task::yield_now().await;
                 }
             });

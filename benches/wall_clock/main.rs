@@ -53,7 +53,7 @@ fn whole_commands(criterion: &mut Criterion) {
                 smol::block_on(executor.run(std::future::pending::<()>()));
             });
         }
-        on(criterion, "smol", shardpool::executors::Smol::new(executor).threads(2));
+        on(criterion, "smol", shardpool::executors::Smol::new(executor).with_threads(2));
     }
     on(criterion, "threads", Threads::new());
 }

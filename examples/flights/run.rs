@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
                 }
             }
             while let Some(oldest) = self.in_flight.front()
-                && (oldest.ticket.is_done() || self.in_flight.len() >= IN_FLIGHT)
+                && (oldest.ticket.is_finished() || self.in_flight.len() >= IN_FLIGHT)
             {
                 self.settle_oldest().await;
             }

@@ -33,7 +33,7 @@ pub fn explore<F: Future<Output = ()>>(seeds: u64, test: impl Fn(Sim) -> F) {
 /// ```
 /// use shardpool::sim::{Explorer, Faults};
 ///
-/// Explorer::new(100).faults(Faults::none()).most_polls(10_000).run(|sim| async move {
+/// Explorer::new(100).faults(Faults::none()).max_polls(10_000).run(|sim| async move {
 ///     sim.spawn(async {}).await;
 /// });
 /// ```
@@ -42,7 +42,7 @@ pub fn explore<F: Future<Output = ()>>(seeds: u64, test: impl Fn(Sim) -> F) {
 pub struct Explorer {
     seeds: u64,
     faults: Faults,
-    most_polls: u64,
+    max_polls: u64,
 }
 
 impl Explorer {
@@ -57,7 +57,7 @@ impl Explorer {
     /// assert_eq!(runs.get(), 50);
     /// ```
     pub fn new(seeds: u64) -> Self {
-        Self { seeds, faults: Faults::default(), most_polls: 1_000_000 }
+        Self { seeds, faults: Faults::default(), max_polls: 1_000_000 }
     }
 
     /// What goes wrong.
@@ -77,12 +77,12 @@ impl Explorer {
     /// After how many polls a run counts as one that never ends.
     ///
     /// ```should_panic
-    /// shardpool::sim::Explorer::new(10).most_polls(1_000).run(|sim| async move {
+    /// shardpool::sim::Explorer::new(10).max_polls(1_000).run(|sim| async move {
     ///     loop { sim.yield_now().await }
     /// });
     /// ```
-    pub fn most_polls(mut self, polls: u64) -> Self {
-        self.most_polls = polls;
+    pub fn max_polls(mut self, polls: u64) -> Self {
+        self.max_polls = polls;
         self
     }
 
@@ -93,7 +93,7 @@ impl Explorer {
     ///     let (first, second) = (sim.spawn(async {}), sim.spawn(async {}));
     ///     sim.yield_now().await;
     ///     // Not in every order of polls.
-    ///     assert!(first.is_done() || !second.is_done());
+    ///     assert!(first.is_finished() || !second.is_finished());
     /// });
     /// ```
     ///
@@ -119,10 +119,10 @@ impl Explorer {
     ///
     /// # Panics
     ///
-    /// If an environment variable is not a number.
+    /// If an environment variable is not a number, or there are no seeds.
     #[track_caller]
     pub fn find<F: Future<Output = ()>>(&self, test: impl Fn(Sim) -> F) -> Option<Finding> {
-        let seeds = only_seed().map_or(0..=seeds_wanted(self.seeds).checked_sub(1)?, |s| s..=s);
+        let seeds = only_seed().map_or_else(|| 0..=seeds_wanted(self.seeds) - 1, |s| s..=s);
         seeds.into_iter().find_map(|seed| {
             let ran = self.once(seed, &test);
             let mut finding = ran.finding?;
@@ -142,7 +142,7 @@ impl Explorer {
     }
 
     fn once<F: Future<Output = ()>>(&self, seed: u64, test: impl Fn(Sim) -> F) -> Ran {
-        run(seed, self.faults, self.most_polls, test)
+        run(seed, self.faults, self.max_polls, test)
     }
 }
 
@@ -153,7 +153,9 @@ fn only_seed() -> Option<u64> {
 
 #[track_caller]
 fn seeds_wanted(default: u64) -> u64 {
-    number("SHARDPOOL_SIM_SEEDS").unwrap_or(default)
+    let seeds = number("SHARDPOOL_SIM_SEEDS").unwrap_or(default);
+    assert!(seeds > 0, "no seeds: a test that is not run does not pass; ask for one at least");
+    seeds
 }
 
 /// A slip here must not pass for a test that passed.

@@ -4,7 +4,7 @@
 //! simulation has no threads and no real time: it polls all tasks itself, and every choice that a
 //! runtime has (who is polled next, when a wake takes effect, whether a task is polled once too often)
 //! is drawn from a *seed*. Same seed, same run. So a test runs for many seeds, and when one fails, that
-//! one number is all that is needed to see the failure again.
+//! one number is all that is needed to see the failure again. Needs the feature `sim`.
 //!
 //! # A bug that one test in a thousand would see
 //!
@@ -81,7 +81,7 @@
 //!   handler: look at the outcome, or say [`Sim::fail`].
 //! * **The end** is when the main future is ready. Await what it spawned; what is left is dropped.
 //! * **A hang is found at once**: the main future is pending, nobody is ready, no sleep is left. A run that
-//!   goes on for ever is given up after [a number of polls](Explorer::most_polls).
+//!   goes on for ever is given up after [a number of polls](Explorer::max_polls).
 //!
 //! The same run needs the same choices, and so nothing else may make some: no threads, no real clock
 //! or I/O, no `HashMap` with its default hasher where the order matters, no `blocking_` calls (they would
@@ -102,7 +102,7 @@
 //!
 //! # Cancel safety
 //!
-//! The simulation's own futures can be dropped at any time: a dropped [`Joined`] detaches its task, a
+//! The simulation's own futures can be dropped at any time: a dropped [`JoinHandle`] detaches its task, a
 //! dropped sleep holds nothing up.
 
 mod explore;
@@ -220,7 +220,7 @@ impl Sim {
     /// });
     /// ```
     #[track_caller]
-    pub fn spawn<F>(&self, future: F) -> Joined<F::Output>
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
@@ -234,7 +234,7 @@ impl Sim {
             }
         });
         self.tasks.spawn_client(Location::caller(), task);
-        Joined(slot)
+        JoinHandle(slot)
     }
 
     /// Lets others run: ready at a later poll.
@@ -273,7 +273,7 @@ impl Sim {
     /// shardpool::sim::explore(100, |sim| async move {
     ///     let task = sim.spawn({ let sim = sim.clone(); async move { sim.yield_at_random().await } });
     ///     sim.settle().await;
-    ///     assert!(task.is_done());
+    ///     assert!(task.is_finished());
     /// });
     /// ```
     pub fn settle(&self) -> impl Future<Output = ()> + Send + use<> {
@@ -477,7 +477,7 @@ impl fmt::Debug for Sim {
 /// shardpool::sim::explore(100, |sim| async move {
 ///     let task = sim.spawn(async { "done" });
 ///     sim.settle().await;
-///     assert!(task.is_done());
+///     assert!(task.is_finished());
 ///     assert_eq!(task.await, "done");
 /// });
 /// ```
@@ -486,7 +486,7 @@ impl fmt::Debug for Sim {
 ///
 /// When it is polled after it was ready.
 #[must_use = "a task runs by itself, but its output is lost"]
-pub struct Joined<T>(Arc<Mutex<Slot<T>>>);
+pub struct JoinHandle<T>(Arc<Mutex<Slot<T>>>);
 
 enum Slot<T> {
     Running(Option<Waker>),
@@ -499,22 +499,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> Joined<T> {
+impl<T> JoinHandle<T> {
     /// Whether the task has ended.
     ///
     /// ```
     /// shardpool::sim::explore(10, |sim| async move {
     ///     let task = sim.spawn(std::future::pending::<()>());
     ///     sim.settle().await;
-    ///     assert!(!task.is_done());
+    ///     assert!(!task.is_finished());
     /// });
     /// ```
-    pub fn is_done(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         !matches!(*lock(&self.0), Slot::Running(_))
     }
 }
 
-impl<T> Future for Joined<T> {
+impl<T> Future for JoinHandle<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
@@ -534,9 +534,9 @@ impl<T> Future for Joined<T> {
     }
 }
 
-impl<T> fmt::Debug for Joined<T> {
+impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Joined").field("is_done", &self.is_done()).finish()
+        f.debug_struct("JoinHandle").field("is_finished", &self.is_finished()).finish()
     }
 }
 

@@ -55,7 +55,7 @@ pub enum Reason {
     Deadlock,
     /// The main future is still pending after so many polls.
     Livelock {
-        /// See [`Explorer::most_polls`](super::Explorer::most_polls).
+        /// See [`Explorer::max_polls`](super::Explorer::max_polls).
         polls: u64,
     },
 }
@@ -90,7 +90,7 @@ impl Finding {
     /// ```
     /// use shardpool::sim::{Explorer, Reason};
     ///
-    /// let found = Explorer::new(1).most_polls(100).find(|sim| async move { loop { sim.yield_now().await } });
+    /// let found = Explorer::new(1).max_polls(100).find(|sim| async move { loop { sim.yield_now().await } });
     /// assert_eq!(found.unwrap().reason(), &Reason::Livelock { polls: 100 });
     /// ```
     pub fn reason(&self) -> &Reason {

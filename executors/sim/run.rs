@@ -20,7 +20,7 @@ pub(super) struct Ran {
 pub(super) fn run<F: Future<Output = ()>>(
     seed: u64,
     faults: Faults,
-    most_polls: u64,
+    max_polls: u64,
     test: impl Fn(Sim) -> F,
 ) -> Ran {
     let tasks = Tasks::new(seed, faults);
@@ -29,7 +29,7 @@ pub(super) fn run<F: Future<Output = ()>>(
     let mut reason = match contain(|| test(sim)) {
         Ok(main) => {
             let mut main = pin!(Some(main));
-            let reason = to_the_end(&tasks, most_polls, main.as_mut());
+            let reason = to_the_end(&tasks, max_polls, main.as_mut());
             let dropped = contain(|| main.set(None));
             reason.or(dropped.err().map(|panic| panicked(&tasks, MAIN, panic)))
         }
@@ -51,10 +51,10 @@ pub(super) fn run<F: Future<Output = ()>>(
 /// Until the main future is ready; or why it is not.
 fn to_the_end<F: Future<Output = ()>>(
     tasks: &Arc<Tasks>,
-    most_polls: u64,
+    max_polls: u64,
     mut main: Pin<&mut Option<F>>,
 ) -> Option<Reason> {
-    for _ in 0..most_polls {
+    for _ in 0..max_polls {
         match tasks.step() {
             Step::Poll(task, mut future, waker) => {
                 let mut cx = Context::from_waker(&waker);
@@ -94,7 +94,7 @@ fn to_the_end<F: Future<Output = ()>>(
             return Some(reason);
         }
     }
-    Some(Reason::Livelock { polls: most_polls })
+    Some(Reason::Livelock { polls: max_polls })
 }
 
 fn failed(tasks: &Tasks) -> Option<Reason> {

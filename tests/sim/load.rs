@@ -165,7 +165,7 @@ impl Load {
         } else {
             builder.start(executor)
         };
-        started.expect("settings that can be")
+        started.expect("valid settings")
     }
 
     /// Has a worker busy with a command of a minute.
@@ -178,7 +178,7 @@ impl Load {
     }
 
     /// Spawns the clients.
-    pub(crate) fn clients(&self, pool: &Pool) -> Vec<shardpool::sim::Joined<()>> {
+    pub(crate) fn clients(&self, pool: &Pool) -> Vec<shardpool::sim::JoinHandle<()>> {
         (0..self.settings.clients)
             .map(|client| {
                 let (load, pool) = (self.clone(), pool.clone());

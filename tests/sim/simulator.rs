@@ -40,7 +40,7 @@ fn sim_the_clock_goes_with_the_simulation_and_has_no_end() {
         drop(clock.sleep(Duration::from_secs(1)));
         let never = sim.spawn(clock.sleep(Duration::MAX));
         sim.sleep(Duration::from_secs(1)).await;
-        assert!(!never.is_done());
+        assert!(!never.is_finished());
     });
 }
 
@@ -145,6 +145,6 @@ fn sim_a_handle_that_outlives_its_run_holds_nothing() {
     let sim = kept.into_inner().unwrap().unwrap();
     let late = Arc::clone(&alive);
     let never = sim.spawn(async move { drop(late) });
-    assert!(!never.is_done());
+    assert!(!never.is_finished());
     assert_eq!(Arc::strong_count(&alive), 1, "what nobody will poll is kept");
 }

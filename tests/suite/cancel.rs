@@ -348,7 +348,7 @@ async fn g08_a_started_command_runs_to_its_end_and_sees_the_flag(bed: Bed) {
     for ticket in &jobs {
         assert!(!ticket.withdraw(), "a started command was withdrawn");
         assert!(!ticket.withdraw());
-        assert!(!ticket.is_done());
+        assert!(!ticket.is_finished());
     }
     sent.set();
     door.open();

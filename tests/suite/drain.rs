@@ -307,7 +307,7 @@ async fn g15_a_drain_is_over_when_the_last_handler_is(bed: Bed) {
     assert!(poll_once(&mut drain, Waker::noop()).is_pending(), "a handler still runs");
     door.open();
     assert_eq!(drain.await.unwrap().committed, 21);
-    assert!(runs.is_done(), "the drain was over before an outcome was there");
+    assert!(runs.is_finished(), "the drain was over before an outcome was there");
     // They have ended; that they are dropped is the executor's next step.
     until(|| tasks.count() == 0).await;
 }

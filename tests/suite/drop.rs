@@ -174,7 +174,7 @@ async fn g17_tickets_outlive_the_pool(bed: Bed) {
     drop(pool);
     until(|| tasks.count() == 0).await;
     for (n, ticket) in (0..).zip(tickets) {
-        assert!(ticket.is_done());
+        assert!(ticket.is_finished());
         assert!(!ticket.withdraw());
         if n % 2 == 0 {
             assert_eq!(ticket.await.unwrap().output, n);

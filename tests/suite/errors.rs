@@ -3,7 +3,7 @@
 use shardpool::executors::SpawnError;
 use shardpool::{CommandError, SendError, StartError, SubmitError, TrySubmitError};
 use std::error::Error;
-use std::io;
+use std::{fmt, io};
 
 type Failed = CommandError<io::Error>;
 type Unsent = SendError<&'static str, io::Error>;
@@ -38,20 +38,55 @@ fn g13_a_command_that_was_not_accepted_comes_back_with_the_error() {
     assert!(TrySubmitError::Full(()).is_full() && !TrySubmitError::Closed(()).is_full());
 }
 
-#[test]
-fn the_error_of_a_handler_is_the_source_of_the_outcome() {
-    let source = |error: &dyn Error| error.source().map(ToString::to_string);
-    let of_handler = Some("disk full".to_owned());
-    assert_eq!(source(&failed(true)), of_handler);
-    assert_eq!(source(&CommandError::Rejected(io::Error::other("disk full"))), of_handler);
-    assert_eq!(source(&Unsent::Command(failed(true))), of_handler);
-    assert_eq!(source(&Failed::Expired), None);
-    assert_eq!(failed(true).into_error().map(|error| error.to_string()), of_handler);
-    assert!(Failed::Expired.into_error().is_none());
+/// What an error says, and then what each says that is behind it.
+fn texts(error: &dyn Error) -> Vec<String> {
+    let behind = error.source().map(texts).unwrap_or_default();
+    std::iter::once(error.to_string()).chain(behind).collect()
+}
+
+/// An error with one behind it.
+#[derive(Debug)]
+struct NoStore(io::Error);
+
+impl fmt::Display for NoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no store")
+    }
+}
+
+impl Error for NoStore {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 #[test]
-fn why_a_pool_did_not_start_is_the_source_of_the_error() {
+fn the_error_of_a_handler_is_said_once_and_what_is_behind_it_is_the_source() {
+    let no_store = || NoStore(io::Error::other("disk full"));
+    let failed = || CommandError::Failed { error: no_store(), started: true };
+    let unsent = || SendError::<(), _>::from(failed());
+    for (error, says) in [
+        (&failed() as &dyn Error, "command failed after the handler had started: no store"),
+        (&CommandError::Rejected(no_store()), "command rejected: no store"),
+        (&unsent(), "command failed after the handler had started: no store"),
+    ] {
+        assert_eq!(texts(error), [says, "disk full"]);
+    }
+    assert!(Failed::Expired.source().is_none());
+}
+
+#[test]
+fn the_error_of_a_handler_comes_back() {
+    let says = |error: io::Error| error.to_string();
+    assert_eq!(failed(true).into_error().map(says).as_deref(), Some("disk full"));
+    assert_eq!(Unsent::from(failed(true)).into_error().map(says).as_deref(), Some("disk full"));
+    assert!(Failed::Expired.into_error().is_none());
+    assert!(Unsent::from(Failed::Expired).into_error().is_none());
+    assert!(Unsent::from(SubmitError::Closed("deposit")).into_error().is_none());
+}
+
+#[test]
+fn why_a_pool_did_not_start_is_said_once() {
     let spawn = StartError::from(SpawnError::new("no threads left"));
-    assert!(spawn.source().is_some_and(|source| source.to_string().contains("no threads left")));
+    assert!(spawn.to_string().ends_with("no threads left") && spawn.source().is_none(), "{spawn}");
 }

@@ -1,6 +1,6 @@
 //! What every test stands on: the executors, a bound on time that dumps state, and small tools.
 
-use shardpool::executors::{Clock, Executor, SpawnError, Task, Threads};
+use shardpool::executors::{Executor, Threads};
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// How long a test may take before it counts as hung. Far more than any needs, also on a loaded
 /// machine: it is a bound, not a measure.
-const BOUND: Duration = Duration::from_secs(240);
+const BOUND: Duration = Duration::from_secs(600);
 
 /// The bound in seconds can be set for a while, to see a broken test fail sooner.
 fn bound() -> Duration {
@@ -86,7 +86,7 @@ type Dump = Box<dyn Fn() -> String + Send>;
 impl Bed {
     /// To start a pool on.
     pub(crate) fn executor(&self) -> Shared {
-        Shared(Arc::clone(&self.executor))
+        Arc::clone(&self.executor)
     }
 
     /// Names something whose state is printed should the test hang; usually a pool. A pool is kept
@@ -123,20 +123,7 @@ impl<T> Future for Joined<T> {
 }
 
 /// An executor that several pools share.
-#[derive(Clone)]
-pub(crate) struct Shared(pub(crate) Arc<dyn Executor>);
-
-impl Executor for Shared {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.spawn(task)
-    }
-    fn clock(&self) -> Arc<dyn Clock> {
-        self.0.clock()
-    }
-    fn threads(&self) -> usize {
-        self.0.threads()
-    }
-}
+pub(crate) type Shared = Arc<dyn Executor>;
 
 /// Runs one test on one executor, with a bound.
 pub(crate) fn run<F>(on: On, test: impl FnOnce(Bed) -> F + Send + 'static)
@@ -195,7 +182,7 @@ where
                     })
                 })
                 .collect();
-            let adapter = shardpool::executors::Smol::new(Arc::clone(&executor)).threads(2);
+            let adapter = shardpool::executors::Smol::new(Arc::clone(&executor)).with_threads(2);
             ::smol::block_on(test(bed(Arc::new(adapter))));
             drop(stop);
             for runner in runners {

@@ -614,7 +614,7 @@ async fn sent_back(bed: &Bed, let_go: fn(Sending<'_, Job, u64, Error>), a_stays:
         Ok(0)
     });
     let a = pool.try_submit(job_a).unwrap();
-    until(|| is_gone.is_set() && (a_stays || a.is_done())).await;
+    until(|| is_gone.is_set() && (a_stays || a.is_finished())).await;
     of_b.open();
     told.await.unwrap()
 }

@@ -5,7 +5,7 @@ use shardpool::executors::{Clock, Executor, SpawnError, Task, Threads};
 use shardpool::{Command, Context, Failure, ShardPool, StartError, async_handler_fn, handler_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 suite!(
     g18_tasks_are_spawned_at_the_start_only,
@@ -13,6 +13,7 @@ suite!(
     g18_an_executor_that_drops_the_futures_at_once_is_an_error,
     g19_pools_on_all_executors_work_side_by_side,
     g20_any_context_can_submit,
+    g18_what_points_to_an_executor_is_that_executor,
 );
 
 struct Add(u32, u64);
@@ -92,6 +93,46 @@ async fn g18_tasks_are_spawned_at_the_start_only(bed: Bed) {
     assert_eq!(executor.spawned.load(Ordering::SeqCst), at_start);
     // The futures are over when the drain is; that they are dropped is the executor's next step.
     until(|| executor.alive.load(Ordering::SeqCst) == 0).await;
+}
+
+/// One that says that it has three threads.
+struct Three(Shared);
+
+impl Executor for Three {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        self.0.spawn(task)
+    }
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(Stopped)
+    }
+    fn threads(&self) -> usize {
+        3
+    }
+}
+
+/// Says that it is a day ago.
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Instant {
+        Instant::now() - Duration::from_secs(86_400)
+    }
+    fn sleep(&self, _: Duration) -> Task {
+        Box::pin(async {})
+    }
+}
+
+async fn g18_what_points_to_an_executor_is_that_executor(bed: Bed) {
+    let boxed: Box<dyn Executor> = Box::new(Three(bed.executor()));
+    let shared: Arc<dyn Executor> = Arc::new(Three(bed.executor()));
+    for executor in [&boxed as &dyn Executor, &shared] {
+        assert_eq!(executor.threads(), 3);
+        assert!(executor.clock().now() < Instant::now() - Duration::from_secs(3_600));
+    }
+    for pool in [start(boxed), start(shared)] {
+        assert_eq!(pool.send(Add(1, 2)).await.unwrap().output, 2);
+        pool.drain().await.unwrap();
+    }
 }
 
 async fn g18_a_failing_spawn_is_an_error_and_leaves_nothing(bed: Bed) {

@@ -1,9 +1,12 @@
 //! What the compiler must accept: checked when this file compiles.
 
+use shardpool::executors::{SpawnError, Threads};
 use shardpool::{
-    Command, CommandError, Context, Drain, Failure, Receipt, SendError, Sending, ShardPool,
+    Builder, Command, CommandError, CommandHandler, Context, Drain, DrainError, Failure, Loaded,
+    Outcomes, Receipt, SendError, Sending, SettingError, ShardPool, ShardStats, StartError,
     Submission, SubmitError, Submitter, Ticket, TrySubmitError, WeakPool,
 };
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::rc::Rc;
 
 struct Named(&'static str);
@@ -20,6 +23,7 @@ type Error = &'static str;
 fn send_and_sync<T: Send + Sync>() {}
 fn send<T: Send>(_: &T) {}
 fn unpin<T: Unpin>() {}
+fn unwind_safe<T: UnwindSafe + RefUnwindSafe>() {}
 
 /// A command that may not be shared, only moved.
 struct Unshared(#[expect(dead_code, reason = "makes it not `Sync`")] std::cell::Cell<u32>, u8);
@@ -43,10 +47,57 @@ fn g19_public_types_are_send_and_sync() {
     send_and_sync::<SubmitError<Named>>();
     send_and_sync::<TrySubmitError<Named>>();
     send_and_sync::<SendError<Named, Error>>();
+    send_and_sync::<DrainError>();
+    send_and_sync::<SettingError>();
+    send_and_sync::<StartError>();
+    send_and_sync::<SpawnError>();
+    send_and_sync::<Failure<Error>>();
+    send_and_sync::<Loaded<u64>>();
+    send_and_sync::<Outcomes>();
+    send_and_sync::<ShardStats>();
+    send_and_sync::<Threads>();
+    #[cfg(feature = "tokio")]
+    send_and_sync::<shardpool::executors::Tokio>();
+    #[cfg(feature = "smol")]
+    send_and_sync::<shardpool::executors::Smol>();
+    #[cfg(feature = "async-std")]
+    send_and_sync::<shardpool::executors::AsyncStd>();
     unpin::<Ticket<Named, u64, Error>>();
     unpin::<Submission<'_, Named, u64, Error>>();
     unpin::<Sending<'_, Named, u64, Error>>();
     unpin::<Drain>();
+}
+
+/// A caller may catch a panic of its own around what it does with them.
+#[test]
+fn g07_handles_are_unwind_safe() {
+    unwind_safe::<ShardPool<Unshared, std::cell::Cell<u8>, std::cell::Cell<u8>>>();
+    unwind_safe::<WeakPool<Named, u64, Error>>();
+    unwind_safe::<Ticket<Named, u64, Error>>();
+    unwind_safe::<Submitter<'_, Named, u64, Error>>();
+    unwind_safe::<CommandError<Error>>();
+}
+
+#[test]
+fn g19_futures_and_builders_are_send() {
+    fn is_send<T: Send>() {}
+    is_send::<Drain>();
+    is_send::<Submission<'_, Unshared, u64, Error>>();
+    is_send::<Sending<'_, Unshared, u64, Error>>();
+    is_send::<Builder<Silent, shardpool::NoLoader>>();
+}
+
+/// A handler that does nothing.
+struct Silent;
+
+impl CommandHandler for Silent {
+    type Command = Named;
+    type State = ();
+    type Output = u64;
+    type Error = Error;
+    async fn handle(&self, _: &mut (), _: Named, _: &Context) -> Result<u64, Failure<Error>> {
+        Ok(0)
+    }
 }
 
 /// Lifetimes are forgotten when an async block is checked for `Send`: bounds that ask for

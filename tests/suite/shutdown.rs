@@ -59,7 +59,10 @@ async fn submit_until_closed(pool: Pool, live: Live) -> Told {
         .number(number)
         .counted(&live);
         let submitted = if fastrand::bool() {
-            pool.submit(job).await.map_err(TrySubmitError::from)
+            pool.submit(job).await.map_err(|refused| {
+                assert!(matches!(refused, SubmitError::Closed(_)), "{refused:?}");
+                TrySubmitError::Closed(refused.into_command())
+            })
         } else {
             pool.try_submit(job)
         };

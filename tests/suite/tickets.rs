@@ -55,11 +55,11 @@ fn a_ticket_that_is_polled_after_its_outcome_panics() {
 fn g06_a_ticket_is_done_when_its_outcome_is_there_and_not_before() {
     let mut shard = Shard::new(1, 8);
     let (ticket, withdrawn) = (shard.submit(0), shard.submit(0));
-    assert!(!ticket.is_done() && !withdrawn.is_done());
-    assert!(withdrawn.withdraw() && withdrawn.is_done());
+    assert!(!ticket.is_finished() && !withdrawn.is_finished());
+    assert!(withdrawn.withdraw() && withdrawn.is_finished());
     let drain = shard.pool.drain();
     shard.run(drain).unwrap();
-    assert!(ticket.is_done());
+    assert!(ticket.is_finished());
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn g09_a_blocking_wait_for_what_is_done_is_never_refused() {
     let done = shard.submit(0);
     let later = shard.submit(1);
     shard.run(later).unwrap();
-    assert!(done.is_done());
+    assert!(done.is_finished());
     let job = Job::new(2, |_| async { Ok(u64::from(done.blocking_wait().is_ok())) });
     let ticket = shard.pool.try_submit(job).unwrap();
     assert_eq!(shard.run(ticket).unwrap().output, 1);

@@ -101,7 +101,7 @@ impl Round {
         } else {
             builder.start(executor)
         };
-        started.expect("settings that can be")
+        started.expect("valid settings")
     }
 
     /// Spawns one: its end, when it comes.

@@ -3,7 +3,7 @@
 use crate::handler::Weak;
 use crate::round::round;
 use crate::tally::Tally;
-use shardpool::executors::{AsyncStd, Clock, Executor, Smol, SpawnError, Task, Threads, Tokio};
+use shardpool::executors::{AsyncStd, Executor, Smol, Threads, Tokio};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,20 +27,7 @@ pub(crate) struct Slot {
 }
 
 /// An executor that several pools share.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<dyn Executor>);
-
-impl Executor for Shared {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.spawn(task)
-    }
-    fn clock(&self) -> Arc<dyn Clock> {
-        self.0.clock()
-    }
-    fn threads(&self) -> usize {
-        self.0.threads()
-    }
-}
+pub(crate) type Shared = Arc<dyn Executor>;
 
 impl Runtime {
     pub(crate) fn tally(&self) -> Tally {
@@ -103,10 +90,10 @@ pub(crate) fn start(hangs: bool) -> Vec<Runtime> {
     // It lives as long as the process.
     std::mem::forget(tokio);
     let executors: [(&'static str, Shared); 4] = [
-        ("tokio", Shared(Arc::new(Tokio::new(handle)))),
-        ("smol", Shared(Arc::new(Smol::global()))),
-        ("async-std", Shared(Arc::new(AsyncStd::new()))),
-        ("threads", Shared(Arc::new(Threads::new()))),
+        ("tokio", Arc::new(Tokio::new(handle))),
+        ("smol", Arc::new(Smol::global())),
+        ("async-std", Arc::new(AsyncStd::new())),
+        ("threads", Arc::new(Threads::new())),
     ];
     executors.map(|(name, executor)| runtime(name, executor, hangs)).into()
 }
