@@ -19,7 +19,7 @@ use std::future::Future;
 ///
 /// # Panics
 ///
-/// If a run fails, with the report of the first that does.
+/// If a run fails, with the report of the first that does; and if there are no seeds.
 #[track_caller]
 pub fn explore<F: Future<Output = ()>>(seeds: u64, test: impl Fn(Sim) -> F) {
     Explorer::new(seeds).run(test);
@@ -100,7 +100,7 @@ impl Explorer {
     /// # Panics
     ///
     /// If a run fails, with the report of the first that does; and if an environment variable is not a
-    /// number.
+    /// number, or there are no seeds.
     #[track_caller]
     pub fn run<F: Future<Output = ()>>(&self, test: impl Fn(Sim) -> F) {
         if let Some(finding) = self.find(test) {
@@ -122,7 +122,11 @@ impl Explorer {
     /// If an environment variable is not a number, or there are no seeds.
     #[track_caller]
     pub fn find<F: Future<Output = ()>>(&self, test: impl Fn(Sim) -> F) -> Option<Finding> {
-        let seeds = only_seed().map_or_else(|| 0..=seeds_wanted(self.seeds) - 1, |s| s..=s);
+        // Not in a closure, which would be the caller that a panic names.
+        let seeds = match only_seed() {
+            Some(seed) => seed..=seed,
+            None => 0..=seeds_wanted(self.seeds) - 1,
+        };
         seeds.into_iter().find_map(|seed| {
             let ran = self.once(seed, &test);
             let mut finding = ran.finding?;

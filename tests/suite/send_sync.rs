@@ -1,8 +1,9 @@
 //! What the compiler must accept: checked when this file compiles.
 
+use crate::tools::Script;
 use shardpool::executors::{SpawnError, Threads};
 use shardpool::{
-    Builder, Command, CommandError, CommandHandler, Context, Drain, DrainError, Failure, Loaded,
+    Builder, Command, CommandError, Context, Drain, DrainError, Failure, Loaded, NoLoader,
     Outcomes, Receipt, SendError, Sending, SettingError, ShardPool, ShardStats, StartError,
     Submission, SubmitError, Submitter, Ticket, TrySubmitError, WeakPool,
 };
@@ -84,20 +85,7 @@ fn g19_futures_and_builders_are_send() {
     is_send::<Drain>();
     is_send::<Submission<'_, Unshared, u64, Error>>();
     is_send::<Sending<'_, Unshared, u64, Error>>();
-    is_send::<Builder<Silent, shardpool::NoLoader>>();
-}
-
-/// A handler that does nothing.
-struct Silent;
-
-impl CommandHandler for Silent {
-    type Command = Named;
-    type State = ();
-    type Output = u64;
-    type Error = Error;
-    async fn handle(&self, _: &mut (), _: Named, _: &Context) -> Result<u64, Failure<Error>> {
-        Ok(0)
-    }
+    is_send::<Builder<Script<u64>, NoLoader>>();
 }
 
 /// Lifetimes are forgotten when an async block is checked for `Send`: bounds that ask for
