@@ -6,19 +6,18 @@
 //! Blocks of the same length are the same, whatever was in them.
 //!
 //! Where some threads make and others end, as with callers outside of the runtime, blocks go round
-//! through a depot that all threads share, a batch at a time. (The scheme is that of the magazines in
-//! Bonwick and Adams, "Magazines and Vmem", USENIX 2001.)
+//! through a depot for each length, which all threads share, a batch at a time. (The scheme is that of
+//! the magazines in Bonwick and Adams, "Magazines and Vmem", USENIX 2001.)
 //!
 //! # Who may touch what, and when
 //!
-//! A thread's `Lists` are its own. A slot of the depot is either null or owns a batch: who changes it
-//! from null gives a batch away (Release: with the links in it), who changes it to null has one
-//! (Acquire). A batch is taken as a whole, so a slot that is read as the same pointer twice is safe.
+//! A thread's `Lists` are its own. A batch is on one of them or in a [`Depot`], which hands it over
+//! with the links in it.
 
+use crate::depot::Depot;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The length of a line of the cache.
 const LINE: usize = 64;
@@ -29,7 +28,7 @@ const MOST_LINES: usize = 8;
 /// How many blocks go to the depot at a time. A thread keeps up to twice as many of each length.
 const BATCH: u32 = 32;
 
-/// How many batches of one length the depot holds.
+/// How many batches of one length a depot holds.
 const SLOTS: usize = 64;
 
 /// Where a block goes that is kept.
@@ -57,11 +56,18 @@ thread_local! {
     static FREE: Lists = const { Lists([const { List::new() }; MOST_LINES]) };
 }
 
-type Shelf = [AtomicPtr<Free>; SLOTS];
+/// Where threads leave batches of one length for each other.
+#[cfg(not(shardpool_loom))]
+fn depot(length: usize) -> &'static Depot<Free, SLOTS> {
+    static DEPOT: [Depot<Free, SLOTS>; MOST_LINES] = [const { Depot::new() }; MOST_LINES];
+    &DEPOT[length]
+}
 
-/// Not through `sync`: loom's atomics can't be in a static, and loom gets its memory anew each time.
-static DEPOT: [Shelf; MOST_LINES] =
-    [const { [const { AtomicPtr::new(null_mut()) }; SLOTS] }; MOST_LINES];
+/// loom's atomics can't be in a static.
+#[cfg(shardpool_loom)]
+fn depot(_: usize) -> &'static Depot<Free, SLOTS> {
+    unreachable!("nothing is kept in a model")
+}
 
 const fn lines<T>() -> usize {
     size_of::<T>().div_ceil(LINE)
@@ -152,18 +158,9 @@ impl List {
     /// The list is empty: makes a batch its own.
     #[cold]
     fn refill(&self, length: usize) -> Option<NonNull<Free>> {
-        let mut batch = self.batch.replace(null_mut());
-        for slot in &DEPOT[length] {
-            if !batch.is_null() {
-                break;
-            }
-            // The load first: most slots are empty when it matters.
-            if !slot.load(Ordering::Relaxed).is_null() {
-                batch = slot.swap(null_mut(), Ordering::Acquire);
-            }
-        }
-        let first = NonNull::new(batch)?;
-        self.head.set(batch);
+        let own = NonNull::new(self.batch.replace(null_mut()));
+        let first = own.or_else(|| depot(length).take())?;
+        self.head.set(first.as_ptr());
         self.count.set(BATCH);
         Some(first)
     }
@@ -171,14 +168,10 @@ impl List {
     /// The list is a batch: puts it aside. False if there is no place for it.
     #[cold]
     fn make_room(&self, length: usize) -> bool {
-        let batch = self.batch.get();
-        let is_placed = batch.is_null()
-            || DEPOT[length].iter().any(|slot| {
-                slot.load(Ordering::Relaxed).is_null()
-                    && slot
-                        .compare_exchange(null_mut(), batch, Ordering::Release, Ordering::Relaxed)
-                        .is_ok()
-            });
+        let is_placed = match NonNull::new(self.batch.get()) {
+            Some(batch) => depot(length).put(batch),
+            None => true,
+        };
         if is_placed {
             self.batch.set(self.head.replace(null_mut()));
             self.count.set(0);

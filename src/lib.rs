@@ -115,6 +115,7 @@ mod cell;
 mod chain;
 mod command;
 mod contain;
+mod depot;
 mod drain;
 mod entering;
 mod error;

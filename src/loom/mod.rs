@@ -17,6 +17,8 @@ mod cell;
 #[cfg(test)]
 pub(crate) mod check;
 #[cfg(test)]
+mod depot;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod pool;
