@@ -403,14 +403,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         self.floor.order_abort();
         self.shard.clear();
         self.lobby.clear();
-        self.schedule.for_each_backlog(|backlog| drop(std::mem::take(backlog)));
+        self.schedule.revise_backlogs(|backlog| drop(std::mem::take(backlog)));
         self.revise_ring(|turn| drop(std::mem::take(turn)));
     }
 
     /// Discards the envelopes of withdrawn commands, wherever they are.
     fn sweep(&mut self) {
         self.retract();
-        self.schedule.for_each_backlog(Chain::sweep);
+        self.schedule.revise_backlogs(Chain::sweep);
         self.revise_ring(Turn::sweep);
         self.floor.order_sweep();
     }

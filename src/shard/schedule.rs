@@ -70,7 +70,9 @@ pub(crate) struct Desk<P: Place> {
     behind_at: Cell<Option<NonZero<u32>>>,
     /// The lane is in the ready queue.
     ready: Cell<bool>,
-    /// Neighbours in the order of last use.
+    /// The lane is in the list of those that may be evicted.
+    listed: Cell<bool>,
+    /// Its neighbours there.
     older: Cell<Option<P>>,
     newer: Cell<Option<P>>,
 }
@@ -82,6 +84,7 @@ impl<P: Place> Desk<P> {
             backlog: Cell::default(),
             behind_at: Cell::new(None),
             ready: Cell::new(false),
+            listed: Cell::new(false),
             older: Cell::new(None),
             newer: Cell::new(None),
         }
@@ -111,7 +114,7 @@ pub(crate) struct Schedule<P: Place> {
     max_turn: usize,
     /// The most lanes to keep, if there is a limit; then `oldest` and `newest` are in use.
     max_resident: Option<usize>,
-    /// The ends of the list of lanes in the order of last use.
+    /// The ends of the list of lanes that may be evicted, in the order of last use.
     oldest: Option<P>,
     newest: Option<P>,
     /// Every lane that is out was asked to come back, and every one that goes out will be.
@@ -166,9 +169,7 @@ impl<P: Place> Schedule<P> {
     /// Adds a lane, which is home; its id is not in the schedule.
     pub(crate) fn insert(&mut self, lane: P) {
         self.lanes.insert_unique(lane.desk().hash, (lane.desk().hash, lane), |(h, _)| *h);
-        if self.max_resident.is_some() {
-            self.link_newest(lane);
-        }
+        self.list(lane);
     }
 
     /// Adds a command to a lane. If nobody is before it, and `at_once` says that a turn can be given
@@ -177,8 +178,8 @@ impl<P: Place> Schedule<P> {
     #[inline]
     pub(crate) fn push(&mut self, lane: P, command: ItemOf<P>, at_once: bool) -> Option<Turn<P>> {
         if self.max_resident.is_some() {
-            self.unlink(lane);
-            self.link_newest(lane);
+            self.unlist(lane);
+            self.list(lane);
         }
         // With too many lanes the backlog is what keeps this one from being evicted. A lane at home
         // that is not ready has no backlog.
@@ -196,9 +197,7 @@ impl<P: Place> Schedule<P> {
         if first {
             self.settle(lane);
         }
-        if self.max_resident.is_some() {
-            self.evict();
-        }
+        self.evict();
         None
     }
 
@@ -243,25 +242,20 @@ impl<P: Place> Schedule<P> {
 
     /// The next turn, if any lane is ready.
     pub(crate) fn next_turn(&mut self) -> Option<Turn<P>> {
-        loop {
-            let lane = self.ready.pop_front()?;
-            lane.desk().ready.set(false);
-            let max_turn = self.max_turn;
-            let taken = lane.desk().with_backlog(|backlog| {
-                (!backlog.is_empty()).then(|| (backlog.take_front(max_turn), !backlog.is_empty()))
-            });
-            let Some((commands, more)) = taken else {
-                // Swept in the meantime: the lane is idle again.
-                self.evict();
-                continue;
-            };
-            let wanted = self.recalling || self.is_over() || more;
-            self.asked += usize::from(wanted);
-            if more {
-                self.add_behind(lane);
-            }
-            return Some(Turn { place: lane, commands, wanted });
+        let lane = self.ready.pop_front()?;
+        lane.desk().ready.set(false);
+        self.list(lane);
+        let max_turn = self.max_turn;
+        let (commands, more) = lane.desk().with_backlog(|backlog| {
+            debug_assert!(!backlog.is_empty(), "a lane without a backlog is ready");
+            (backlog.take_front(max_turn), !backlog.is_empty())
+        });
+        let wanted = self.recalling || self.is_over() || more;
+        self.asked += usize::from(wanted);
+        if more {
+            self.add_behind(lane);
         }
+        Some(Turn { place: lane, commands, wanted })
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -279,6 +273,7 @@ impl<P: Place> Schedule<P> {
             self.behind.swap_remove(at - 1);
             self.note_behind(at);
         }
+        self.list(lane);
         if lane.desk().has_backlog() {
             self.settle(lane);
         } else {
@@ -306,11 +301,23 @@ impl<P: Place> Schedule<P> {
         self.recalling && self.asked == 0 && self.ready.is_empty()
     }
 
-    /// Calls back with every backlog that is not empty.
-    pub(crate) fn for_each_backlog(&mut self, mut each: impl FnMut(&mut P::Backlog)) {
-        for lane in self.ready.iter().chain(&self.behind) {
-            lane.desk().with_backlog(&mut each);
+    /// Calls back with every backlog that is not empty, to take commands out. Lanes at home that have none
+    /// left are idle after it.
+    pub(crate) fn revise_backlogs(&mut self, mut revise: impl FnMut(&mut P::Backlog)) {
+        for lane in &self.behind {
+            lane.desk().with_backlog(&mut revise);
         }
+        // All at once: taken out one by one, many of them would take the square of their number.
+        for lane in std::mem::take(&mut self.ready) {
+            lane.desk().with_backlog(&mut revise);
+            if lane.desk().has_backlog() {
+                self.ready.push_back(lane);
+            } else {
+                lane.desk().ready.set(false);
+                self.list(lane);
+            }
+        }
+        self.evict();
     }
 
     /// Calls back with every lane that is out and has a backlog.
@@ -326,49 +333,48 @@ impl<P: Place> Schedule<P> {
         self.max_resident.is_some_and(|most| self.lanes.len() > most)
     }
 
-    /// Drops idle lanes, least recently used first, while there are too many. A lane that is in use
-    /// counts as just used; it is asked to come back, so that the limit is looked at again then.
+    /// Drops idle lanes, least recently used first, while there are too many. A lane that is in use is taken
+    /// off the list, and is on it again, as just used, when it is handed out, comes back or loses its backlog:
+    /// so it is met once for each use, and what idle lanes there are behind it are found.
     fn evict(&mut self) {
-        // A bound on the lanes in use that one call steps over: each call adds at most one lane,
-        // and steps over several, so all are asked in the end.
-        let mut in_use = 4;
-        while self.is_over() && in_use > 0 {
-            let Some(lane) = self.oldest else { return };
+        while self.is_over()
+            && let Some(lane) = self.oldest
+        {
+            self.unlist(lane);
             if !lane.desk().has_backlog() && !self.asked_to_come(lane) {
                 self.remove(lane);
-            } else {
-                self.unlink(lane);
-                self.link_newest(lane);
-                in_use -= 1;
             }
         }
     }
 
+    /// Removes a lane that is idle and in no list.
     fn remove(&mut self, lane: P) {
-        self.unlink(lane);
         match self.lanes.find_entry(lane.desk().hash, |(_, other)| *other == lane) {
             Ok(entry) => drop(entry.remove()),
             Err(_) => debug_assert!(false, "a lane is not in the table"),
         }
-        // A lane swept while it was ready is still in the queue.
-        if lane.desk().ready.get() {
-            self.ready.retain(|other| *other != lane);
-        }
-        // SAFETY: the handle is in none of the lists any more; without a backlog it is not behind.
+        // SAFETY: the handle is in none of the lists; without a backlog it is neither ready nor behind.
         unsafe { lane.leave() };
     }
 
-    fn link_newest(&mut self, lane: P) {
+    /// Makes a lane the last to be evicted, unless it is in the list, or there is no limit.
+    fn list(&mut self, lane: P) {
+        if self.max_resident.is_none() || lane.desk().listed.replace(true) {
+            return;
+        }
         let before = self.newest.replace(lane);
         lane.desk().older.set(before);
-        lane.desk().newer.set(None);
         match before {
             Some(before) => before.desk().newer.set(Some(lane)),
             None => self.oldest = Some(lane),
         }
     }
 
-    fn unlink(&mut self, lane: P) {
+    /// Takes a lane off the list, if it is there.
+    fn unlist(&mut self, lane: P) {
+        if !lane.desk().listed.replace(false) {
+            return;
+        }
         let (older, newer) = (lane.desk().older.take(), lane.desk().newer.take());
         match older {
             Some(older) => older.desk().newer.set(newer),
@@ -422,8 +428,20 @@ mod tests {
         _resident: Rc<()>,
     }
 
-    #[derive(Clone, Copy, PartialEq)]
+    thread_local! {
+        /// How often the schedule has looked at a lane.
+        static LOOKS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    #[derive(Clone, Copy)]
     struct Fake(*const Lane);
+
+    impl PartialEq for Fake {
+        fn eq(&self, other: &Self) -> bool {
+            LOOKS.set(LOOKS.get() + 1);
+            std::ptr::eq(self.0, other.0)
+        }
+    }
 
     impl std::ops::Deref for Fake {
         type Target = Lane;
@@ -443,6 +461,7 @@ mod tests {
         }
 
         fn desk(&self) -> &Desk<Self> {
+            LOOKS.set(LOOKS.get() + 1);
             &self.desk
         }
 
@@ -506,8 +525,7 @@ mod tests {
         resident: std::rc::Weak<()>,
         /// Commands pushed and not given out yet.
         backlog: VecDeque<u64>,
-        /// When its backlog and the lane at home first came together, while waiting for a turn. A sweep
-        /// leaves it its place in the queue.
+        /// When its backlog and the lane at home first came together, while waiting for a turn.
         ready_since: Option<u64>,
         out: bool,
         last_use: u64,
@@ -518,6 +536,8 @@ mod tests {
         model: BTreeMap<u32, Aggregate>,
         max_turn: usize,
         cap: Option<usize>,
+        /// How many different hashes the ids have.
+        hashes: u32,
         clock: u64,
         next: u64,
         /// Lanes that were in use when there were too many count as just used then: after a sweep several
@@ -532,6 +552,8 @@ mod tests {
                 model: BTreeMap::new(),
                 max_turn,
                 cap,
+                // Few, so that ids share them.
+                hashes: 3,
                 clock: 0,
                 next: 0,
                 swept: false,
@@ -578,8 +600,7 @@ mod tests {
             let now = self.tick();
             let command = self.next;
             self.next += 1;
-            // Few hashes, so that ids share them.
-            let hash = u64::from(id % 3);
+            let hash = u64::from(id % self.hashes);
             let lane = self.schedule.find(hash, &id).unwrap_or_else(|| {
                 assert!(!self.model.contains_key(&id), "lost {id}");
                 let (at, resident) = (Rc::new(Cell::new(Where::Home)), Rc::new(()));
@@ -617,13 +638,6 @@ mod tests {
 
         fn turn(&mut self) -> bool {
             let expected = first_ready(&self.model);
-            let since = expected.and_then(|id| self.model[&id].ready_since);
-            // Those before it were swept.
-            for aggregate in self.model.values_mut().filter(|a| a.backlog.is_empty()) {
-                if since.is_none_or(|since| aggregate.ready_since < Some(since)) {
-                    aggregate.ready_since = None;
-                }
-            }
             let turn = self.schedule.next_turn();
             assert_eq!(turn.is_some(), expected.is_some(), "a turn for a lane that is ready");
             let given = turn.map(|turn| give(&mut self.model, self.max_turn, turn, expected));
@@ -640,8 +654,12 @@ mod tests {
         /// All commands but those of turns are withdrawn.
         fn sweep(&mut self) {
             self.swept = true;
-            self.schedule.for_each_backlog(VecDeque::clear);
-            self.model.values_mut().for_each(|aggregate| aggregate.backlog.clear());
+            self.schedule.revise_backlogs(VecDeque::clear);
+            for aggregate in self.model.values_mut() {
+                aggregate.backlog.clear();
+                aggregate.ready_since = None;
+            }
+            self.forget_evicted();
         }
 
         /// What the schedule tells of itself.
@@ -658,11 +676,18 @@ mod tests {
             assert_eq!(told, expected, "what is behind lanes that are out");
             let expected: usize = self.model.values().map(|a| a.backlog.len()).sum();
             let mut told = 0;
-            self.schedule.for_each_backlog(|backlog| told += backlog.len());
+            self.schedule.revise_backlogs(|backlog| told += backlog.len());
             assert_eq!(told, expected, "what is in backlogs");
             let busy = |a: &Aggregate| a.out || a.ready_since.is_some();
             let quiet = self.schedule.is_recalling() && !self.model.values().any(busy);
             assert_eq!(self.schedule.is_quiet(), quiet);
+            let is_over = self.cap.is_some_and(|cap| self.model.len() > cap);
+            let idle = self.model.iter().find(|(_, a)| !a.out && a.backlog.is_empty());
+            assert!(
+                !is_over || idle.is_none(),
+                "over the limit, and {:?} is idle",
+                idle.unwrap().0
+            );
         }
 
         /// A worker finishes one turn, of those that are out the one that `which` says.
@@ -777,6 +802,21 @@ mod tests {
         let World { schedule, model, .. } = world;
         drop(schedule);
         assert!(model.values().all(|a| a.resident.strong_count() == 0), "a lane is leaked");
+    }
+
+    #[test]
+    fn g12_what_is_swept_is_evicted_at_a_cost_in_proportion() {
+        let looks = |lanes: u32| {
+            let mut world = World::new(1, Some(1));
+            world.hashes = lanes;
+            (0..lanes).for_each(|id| world.push(id, false));
+            let before = LOOKS.get();
+            world.schedule.revise_backlogs(VecDeque::clear);
+            assert_eq!(world.schedule.resident(), 1);
+            LOOKS.get() - before
+        };
+        let (few, many) = (looks(100), looks(800));
+        assert!(many <= 9 * few, "{few} looks at 100 lanes, {many} at 800");
     }
 
     /// `PROPTEST_CASES` says how many, if not 1,000.
