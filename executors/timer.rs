@@ -10,6 +10,7 @@
 //! So no wake-up is lost: either the sleeper sees `rung`, or its waker is there to be taken.
 
 use super::Task;
+use crate::contain::{Quiet, contain};
 use std::collections::BinaryHeap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +74,7 @@ impl Timer {
         let mut most = 64;
         loop {
             while let Ok((at, alarm)) = alarms.try_recv() {
-                pending.push(Pending { at, alarm });
+                pending.push(Pending { at, alarm: Quiet::new(alarm) });
             }
             if pending.len() > most {
                 // Of sleeps that were dropped, only this is left.
@@ -100,14 +101,15 @@ impl Alarm {
         // Release: who sees it rung sees all that came before.
         self.rung.store(true, Ordering::Release);
         // A waker that panics must not take the timer down.
-        let _ = crate::contain::contain(|| self.waker.wake());
+        let _ = contain(|| self.waker.wake());
     }
 }
 
 /// Ordered so that the earliest is the heap's greatest.
 struct Pending {
     at: Instant,
-    alarm: Arc<Alarm>,
+    /// With a waker, whose destructor must not take the timer down either.
+    alarm: Quiet<Arc<Alarm>>,
 }
 
 impl PartialEq for Pending {

@@ -786,8 +786,8 @@ impl<T: Types> Envelope<T> {
         debug_assert!(std::ptr::eq(cell.front, front), "an envelope in the hands of another shard");
         match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
             Ok(_) => {
-                front.give_room_back(worker);
-                Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
+                let woke = front.give_room_back(worker);
+                Some(Claimed { cell: ManuallyDrop::new(cell), started: false, woke })
             }
             Err(_) => {
                 bury(cell);
@@ -842,7 +842,9 @@ fn bury<T: Types>(cell: Held<T>) {
     }
     match now {
         state::WITHDRAWN => front.tombstone_gone(),
-        state::HELD => front.give_room_back(0),
+        state::HELD => {
+            front.give_room_back(0);
+        }
         state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }
@@ -923,9 +925,15 @@ pub(crate) struct Claimed<T: Types> {
     /// Moved out by `complete`, or by the drop.
     cell: ManuallyDrop<Held<T>>,
     started: bool,
+    /// The room that it gave back has woken the dispatcher.
+    woke: bool,
 }
 
 impl<T: Types> Claimed<T> {
+    pub(crate) fn has_woken(&self) -> bool {
+        self.woke
+    }
+
     fn cell(&self) -> &Held<T> {
         &self.cell
     }

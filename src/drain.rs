@@ -12,7 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The future of [`drain`](crate::ShardPool::drain) and [`abort`](crate::ShardPool::abort): ready
 /// when every future of the pool has ended, with what became of all its commands.
@@ -55,8 +55,8 @@ pub struct Drain {
     peers: Arc<Peers>,
     clock: Arc<dyn Clock>,
     time: Option<Duration>,
-    /// Made from `time` at the first poll.
-    timer: Option<Task>,
+    /// Made from `time` at the first poll, and when it goes off.
+    timer: Option<(Task, Instant)>,
     cell: Option<Arc<AtomicWaker>>,
     watch: Watch,
 }
@@ -138,10 +138,20 @@ impl Drain {
     /// As for the future; [`DrainError::Deadlock`] also where it would block the last thread of the
     /// executor.
     pub fn blocking_wait(mut self) -> Result<Outcomes, DrainError> {
+        if self.lifecycle.is_over() {
+            return Ok(self.outcomes());
+        }
         let Some(_blocked) = reentry::may_block() else { return Err(DrainError::Deadlock) };
-        // The executor's timer may need the very thread that this blocks.
+        // The executor's timer may need the very thread that this blocks; so may one that runs already.
+        if let Some((_, at)) = self.timer.take() {
+            self.time = Some(at.saturating_duration_since(self.clock.now()));
+        }
         self.clock = Arc::new(SystemClock);
         block_on(self)
+    }
+
+    fn outcomes(&self) -> Outcomes {
+        self.peers.fronts.iter().map(|front| front.outcomes()).sum()
     }
 }
 
@@ -156,13 +166,14 @@ impl Future for Drain {
         }
         if this.lifecycle.is_over() {
             this.watch.take_off();
-            return Poll::Ready(Ok(fronts.iter().map(|front| front.outcomes()).sum()));
+            return Poll::Ready(Ok(this.outcomes()));
         }
         if let Some(time) = this.time.take() {
-            this.timer = Some(this.clock.sleep(time));
+            let at = this.clock.now().checked_add(time);
+            this.timer = at.map(|at| (this.clock.sleep(time), at));
         }
         match &mut this.timer {
-            Some(timer) => {
+            Some((timer, _)) => {
                 // A runtime's timer may panic when the runtime is shut down: then time is over.
                 let time = contain(|| timer.as_mut().poll(cx)).unwrap_or(Poll::Ready(()));
                 time.map(|()| {

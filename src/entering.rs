@@ -179,6 +179,7 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
             }
         };
         self.waits_at = None;
+        self.watch.granted();
         Poll::Ready(granted.map_err(|refused| {
             self.watch.take_off();
             self.cell = None;

@@ -7,7 +7,7 @@
 //! empties `waiters` after that. Both take the lock of the same flume channel: if the emptying came
 //! first, the drain's later look sees zero; otherwise the emptying finds the cell.
 
-use crate::contain::contain;
+use crate::contain::{contain, drop_contained};
 use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering, Receiver, Sender, unbounded};
 use std::task::Waker;
 
@@ -62,7 +62,9 @@ impl Lifecycle {
         for _ in 0..2 {
             match self.waiters.1.try_recv() {
                 Ok(cell) if Arc::strong_count(&cell) > 1 => self.add(cell),
-                _ => {}
+                // With somebody else's waker in it.
+                Ok(cell) => drop_contained(cell),
+                Err(_) => {}
             }
         }
         // A live cell may have been on its way from one end to the other when the last future went.

@@ -41,7 +41,7 @@
 
 use crate::cell::{Probed, Stage};
 use crate::command::Command;
-use crate::contain::{Panic, contain};
+use crate::contain::{Panic, contain, drop_contained};
 use crate::shard::front::Front;
 use crate::sync::{Arc, ArcSwapOption, AtomicUsize, Ordering, fence};
 use std::any::Any;
@@ -351,6 +351,16 @@ impl Watch {
         }
     }
 
+    /// A submission was granted room. If it was made outside, and polled by a handler since, it was that
+    /// which was published; what it waits for next is published and judged anew.
+    pub(crate) fn granted(&mut self) {
+        if let Some(watched) = &mut self.0
+            && watched.origin.is_none()
+        {
+            watched.guard = None;
+        }
+    }
+
     /// Takes the wait off the board.
     #[inline]
     pub(crate) fn take_off(&mut self) {
@@ -374,12 +384,12 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
         let Some(target) = target() else { return Verdict::Fine };
         let mut published = publish(frame, target.clone());
         fence(Ordering::SeqCst);
-        for front in &frame.peers.fronts {
+        let (verdict, reached) = judge(&target);
+        for front in reached {
             // This may have been the last handler that could have made room there. A wake alone would
             // be lost on a dispatcher that has looked at the boards and is about to sleep.
             front.ask_for_review_if_waiting();
         }
-        let verdict = judge(&target);
         published.settled = verdict == Verdict::Fine;
         if verdict != Verdict::Stuck {
             *guard = Some(published);
@@ -437,11 +447,14 @@ struct Graph {
     nodes: Vec<Node>,
 }
 
-fn judge(target: &Target) -> Verdict {
+/// Whether a wait can end, but for jams; and the shards on which that depends.
+fn judge(target: &Target) -> (Verdict, impl Iterator<Item = Arc<Front>>) {
     // What is not known yet stays unknown for the whole judgement: a lane that became known halfway
     // would find its own handler already taken for one that can end.
     let lane = target.lane();
-    Graph::around(target, false).can_end(target, lane)
+    let mut graph = Graph::around(target, false);
+    let verdict = graph.can_end(target, lane);
+    (verdict, std::mem::take(&mut graph.fronts).into_iter().map(|reached| reached.front))
 }
 
 /// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
@@ -481,6 +494,13 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
         }
     }
     graph.has_worker(front)
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // The last holder of a wait drops ids and cells in it, which are the user's.
+        drop_contained(std::mem::take(&mut self.nodes));
+    }
 }
 
 impl Graph {
@@ -626,7 +646,8 @@ impl Graph {
                 let busy = self.nodes_of(front).find(|node| {
                     let wait = &node.waits[0];
                     match id {
-                        Some(id) => id.same(&*wait.from),
+                        // The user's `Eq`: if it panics, they are not known to be the same.
+                        Some(id) => contain(|| id.same(&*wait.from)).unwrap_or(false),
                         None => wait.lane == lane,
                     }
                 });

@@ -2,7 +2,7 @@
 
 use crate::command::{Command, Receipt};
 use crate::contain::Panic;
-use crate::entering::{Entering, accept};
+use crate::entering::{Entering, Route, accept};
 use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::park::block_on;
 use crate::pool::Inner;
@@ -233,9 +233,25 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     /// The command was not accepted, and comes back; or it did not commit.
     pub fn blocking_send(self, command: C) -> Result<Receipt<O>, SendError<C, E>> {
         let Some(_blocked) = reentry::may_block() else {
-            return Err(SendError::NotAccepted(SubmitError::Deadlock(command)));
+            return Err(SendError::NotAccepted(self.refuse_to_block(command)));
         };
         block_on(self.send(command))
+    }
+
+    /// The wait would be refused; but what refuses the command without one comes first.
+    fn refuse_to_block(self, command: C) -> SubmitError<C> {
+        match self.pool.route(self.shard, command) {
+            Err(error) => error,
+            Ok(Route { command, .. })
+                if self.pool.clock.has_passed(self.pool.deadline(self.time)) =>
+            {
+                SubmitError::Expired(command)
+            }
+            Ok(Route { command, shard, .. }) if self.pool.shard(shard).front.is_closed() => {
+                SubmitError::Closed(command)
+            }
+            Ok(Route { command, .. }) => SubmitError::Deadlock(command),
+        }
     }
 
     /// As [`ShardPool::blocking_submit`](crate::ShardPool::blocking_submit).

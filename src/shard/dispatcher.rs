@@ -26,7 +26,8 @@
 //! While runs find one command, as with few callers, a worker stands in for the dispatcher and goes on
 //! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
-//! up the task that the thread has woken last.
+//! up the task that the thread has woken last. For the same reason a worker that has woken the dispatcher,
+//! by a lane that comes back or by room, lets others run before it claims the next command.
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
 //! woken, first lets the others run, who may bring more.
@@ -114,9 +115,10 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     index: usize,
     clock: Quiet<Arc<dyn Clock>>,
     hook: Quiet<Option<Hook>>,
-    /// `None` once the dispatcher has come to its end.
+    /// The dispatcher has come to its end.
+    ended: bool,
     // Last: the pool has ended only when all of the above is gone.
-    alive: Option<Alive>,
+    _alive: Alive,
 }
 
 impl<T: Types, S: Send> Dispatcher<T, S> {
@@ -149,7 +151,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             index,
             clock: Quiet::new(Arc::clone(&plan.clock)),
             hook: Quiet::new(plan.hook.clone()),
-            alive: Some(plan.lifecycle.alive()),
+            ended: false,
+            _alive: plan.lifecycle.alive(),
         }
     }
 
@@ -296,10 +299,15 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             // Before the shard is calm again.
             self.retract();
         }
-        if self.gave_up > LOBBY_SLACK.max(self.lobby.len() as u64 / 2) {
+        if self.must_clear(self.gave_up) {
             front.clear_abandoned(self.gave_up);
             self.lobby.retain(|sent| !sent.envelope.is_abandoned());
         }
+    }
+
+    /// Whether the lobby is to be cleared of submissions that gave up, if there are so many of them.
+    fn must_clear(&self, gave_up: u64) -> bool {
+        gave_up > LOBBY_SLACK.max(self.lobby.len() as u64 / 2)
     }
 
     /// Everything queued is behind handlers that run. If none of those can end, since they wait for
@@ -452,6 +460,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             || front.has_orders()
             || (self.must_abort() && !self.aborted)
             || (!self.lobby.is_empty() && (front.has_room() || front.is_closed()))
+            || self.must_clear(front.abandoned())
             || (front.is_exhausted() && (!self.schedule.is_recalling() || self.schedule.is_quiet()))
     }
 
@@ -466,7 +475,9 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// The end, in order or by a drop from outside: closes the shard, ends what is left, and lets
     /// the workers go.
     fn end(&mut self) {
-        let Some(alive) = self.alive.take() else { return };
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         self.retract();
         // Before the last look at the channels: whoever pushes after it sees it.
         self.shard.front.die();
@@ -480,7 +491,6 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         self.schedule = Schedule::new(1, None);
         self.tell();
         self.floor.end();
-        drop(alive);
     }
 }
 
@@ -524,7 +534,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Does what there is to do.
     #[inline(never)]
     pub(crate) fn run(&mut self, by: By) -> Left {
-        if self.alive.is_none() {
+        if self.ended {
             return Left::Over;
         }
         self.shard.front.awake();
@@ -585,7 +595,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
 
 impl<T: Types, S: Send> Drop for Dispatcher<T, S> {
     fn drop(&mut self) {
-        if self.alive.is_some() {
+        if !self.ended {
             // Dropped from outside: nobody will pass on an abort to the workers any more, so what
             // they hold for their turn is aborted now.
             self.floor.order_abort();
@@ -620,7 +630,11 @@ impl<T: Types, S: Send> Future for Own<T, S> {
             return Poll::Pending;
         }
         match self.duty.run(|dispatcher| dispatcher.run(By::Itself)) {
-            Left::Over => return Poll::Ready(()),
+            Left::Over => {
+                // Now, and not when the executor drops this: the pool ends with it.
+                self.duty.retire();
+                return Poll::Ready(());
+            }
             Left::Busy => cx.waker().wake_by_ref(),
             Left::Asleep => self.slept = true,
         }

@@ -75,13 +75,15 @@ impl<T: Types, S> Floor<T, S> {
 
     // ---- workers ----
 
-    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set; `stand_in` runs
-    /// the dispatcher, and is true if it was left with more to do.
+    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set, `woke` that it
+    /// has woken the dispatcher in this poll; `stand_in` runs the dispatcher, and is true if it was left with
+    /// more to do.
     #[inline]
     pub(crate) fn poll_next(
         &self,
         worker: usize,
         listed: &mut bool,
+        woke: &mut bool,
         cx: &mut Context<'_>,
         mut stand_in: impl FnMut() -> bool,
     ) -> Poll<Option<Hold<T, S>>> {
@@ -92,9 +94,10 @@ impl<T: Types, S> Floor<T, S> {
             if crew.take_errand() && stand_in() {
                 // Others first: a handler that blocks its thread would hold up whom this run has woken.
                 cx.waker().wake_by_ref();
+                *woke = false;
                 return Poll::Pending;
             }
-            if let Some(hold) = self.take() {
+            if let Some(hold) = self.take(woke) {
                 return Poll::Ready(Some(hold));
             }
             if self.ended.load(Ordering::Acquire) {
@@ -105,6 +108,7 @@ impl<T: Types, S> Floor<T, S> {
             *listed = true;
             fence(Ordering::SeqCst);
             if self.ring.is_empty() && !self.ended.load(Ordering::Acquire) {
+                *woke = false;
                 return Poll::Pending;
             }
         }
@@ -117,21 +121,19 @@ impl<T: Types, S> Floor<T, S> {
         }
     }
 
-    fn take(&self) -> Option<Hold<T, S>> {
+    fn take(&self, woke: &mut bool) -> Option<Hold<T, S>> {
         let lane = self.ring.pop()?;
         full_order_for_loom();
         if self.more.load(Ordering::SeqCst) && self.is_half_empty() {
-            self.front.wake();
+            *woke |= self.front.wake();
         }
         // SAFETY: what is in the ring came from `Hold::into_raw`, and is popped once.
         Some(unsafe { Hold::from_raw(lane) })
     }
 
-    /// Lets a lane go.
-    pub(crate) fn release(&self, hold: Hold<T, S>) {
-        if hold.release(&self.returned) {
-            self.front.wake();
-        }
+    /// Lets a lane go. True if that has woken the dispatcher.
+    pub(crate) fn release(&self, hold: Hold<T, S>) -> bool {
+        hold.release(&self.returned) && self.front.wake()
     }
 
     /// What the dispatcher has ordered so far.

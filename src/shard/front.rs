@@ -320,15 +320,14 @@ impl Front {
 
     /// A queued command has started, or ended without a start. The worker is whoever does it, or any.
     #[inline]
-    pub(crate) fn give_room_back(&self, worker: usize) {
+    /// True if that has woken the dispatcher.
+    pub(crate) fn give_room_back(&self, worker: usize) -> bool {
         let counter = &self.posts[worker % COUNTERS].freed;
         // SeqCst: see the top.
         counter.fetch_add(1, Ordering::SeqCst);
         full_order_for_loom();
         // Somebody waits for the room, or the dispatcher for the last command.
-        if self.attention.load(Ordering::SeqCst) {
-            self.wake();
-        }
+        self.attention.load(Ordering::SeqCst) && self.wake()
     }
 
     /// A command was withdrawn: gives its room back, now or with its envelope.
@@ -457,12 +456,14 @@ impl Front {
         accepted(word) != taken as u32
     }
 
-    /// Wakes the dispatcher if it sleeps, after any change that it looks at.
-    pub(crate) fn wake(&self) {
+    /// Wakes the dispatcher if it sleeps, after any change that it looks at. True if it slept.
+    pub(crate) fn wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        if self.rouse().is_some() {
+        let slept = self.rouse().is_some();
+        if slept {
             self.summon();
         }
+        slept
     }
 
     /// Wakes the dispatcher if it sleeps, after a push on a channel.

@@ -103,7 +103,9 @@ impl<T: Types> Shard<T> {
         self.lobby.push(hash, envelope);
         // Not only by the channel does the dispatcher know of the lobby: it looks at the count of waiting
         // submissions first.
-        self.look_again(Front::wake);
+        self.look_again(|front| {
+            front.wake();
+        });
     }
 
     /// After a push: the dispatcher may sleep; or it may have gone before it, and then nobody else will

@@ -44,6 +44,8 @@ struct Pace {
     run: u64,
     /// How many more commands it may carry out in this poll.
     budget: usize,
+    /// It has woken the dispatcher in this poll.
+    woke: bool,
 }
 
 impl Pace {
@@ -86,7 +88,7 @@ impl<H: CommandHandler, L> Post<H, L> {
                 shard,
                 worker,
             },
-            pace: Pace { seen: 0, run: 0, budget: BUDGET },
+            pace: Pace { seen: 0, run: 0, budget: BUDGET, woke: false },
             ended: false,
             _alive: plan.lifecycle.alive(),
         }
@@ -120,13 +122,20 @@ where
 {
     let (tools, pace) = (&post.tools, &mut post.pace);
     let mut listed = false;
-    while let Some(hold) =
-        poll_fn(|cx| tools.floor.poll_next(tools.worker, &mut listed, cx, || tools.stand_in()))
-            .await
+    while let Some(hold) = poll_fn(|cx| {
+        let stand_in = || tools.stand_in();
+        tools.floor.poll_next(tools.worker, &mut listed, &mut pace.woke, cx, stand_in)
+    })
+    .await
     {
         let mut job = Job::new(hold, &tools.floor);
         let (at, body) = job.parts();
         while !body.turn.is_empty() {
+            if std::mem::take(&mut pace.woke) {
+                // A handler that blocks its thread would hold up the dispatcher: see `dispatcher.rs`. Before a
+                // command is claimed: from then on its room is another's, and it must start (G13).
+                yield_now().await;
+            }
             match tools.next(pace, body) {
                 Next::Over => break,
                 Next::Ended => {}
@@ -134,6 +143,7 @@ where
                 // that failed has ended the command that it was for.
                 Next::Load => tools.load(pace, at, body).await,
                 Next::Command(claimed, version) => {
+                    pace.woke |= claimed.has_woken();
                     let mut running = Running::start(claimed, tools.tally());
                     let command = running.claimed().start();
                     let cx = running.claimed().context(&tools.floor.front, version, tools.shard);
@@ -154,7 +164,7 @@ where
                 yield_now().await;
             }
         }
-        job.finish();
+        pace.woke |= job.finish();
     }
     post.ended = true;
 }
@@ -178,10 +188,11 @@ impl<'a, T: Types, S> Job<'a, T, S> {
         (At { id, lane }, body)
     }
 
-    fn finish(self) {
+    /// True if that has woken the dispatcher.
+    fn finish(self) -> bool {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: the job is not dropped any more, so nobody takes its lane a second time.
-        this.floor.release(unsafe { ManuallyDrop::take(&mut this.hold) });
+        this.floor.release(unsafe { ManuallyDrop::take(&mut this.hold) })
     }
 }
 
@@ -360,6 +371,7 @@ where
             }
             return polled;
         }
+        pace.woke = false;
         // Register, then look: an order that comes after this look wakes the worker.
         self.floor.front.crew.register(self.worker, cx.waker());
         if self.obey(pace, turn) && is_load {
@@ -548,7 +560,7 @@ mod tests {
 
     #[test]
     fn g18_a_worker_lets_others_have_the_thread_after_each_budget_of_commands() {
-        let mut pace = Pace { seen: 0, run: 0, budget: BUDGET };
+        let mut pace = Pace { seen: 0, run: 0, budget: BUDGET, woke: false };
         for n in 1..=3 * BUDGET {
             assert_eq!(pace.spend(), n % BUDGET == 0, "command {n}");
         }

@@ -292,3 +292,61 @@ fn sim_g09_waits_that_go_one_way_are_never_refused() {
         assert_eq!(outcomes.panicked, 0, "a handler was refused");
     });
 }
+
+/// A visit that, after so many seconds, sends another: to which pool, and to whom.
+struct Tour {
+    id: u64,
+    next: Option<(u64, usize, u64)>,
+}
+
+impl Command for Tour {
+    type AggregateId = u64;
+    fn aggregate_id(&self) -> &u64 {
+        &self.id
+    }
+}
+
+/// A circle through a full shard of another pool, closed by a wait that is not for room.
+#[test]
+fn sim_g09_a_jam_over_two_pools_is_refused() {
+    explore(100, |sim| async move {
+        let weak: Arc<[OnceLock<WeakPool<Tour, (), ()>>; 2]> = Arc::default();
+        let start = |workers, depth| {
+            let (weak, of_sim) = (Arc::clone(&weak), sim.clone());
+            let handler = async_handler_fn(move |tour: Tour, _: Context| {
+                let (weak, sim) = (Arc::clone(&weak), of_sim.clone());
+                async move {
+                    if let Some((seconds, pool, id)) = tour.next {
+                        sim.sleep(Duration::from_secs(seconds)).await;
+                        let pool = weak[pool].get().and_then(WeakPool::upgrade);
+                        let pool = pool.expect("the test has a handle");
+                        drop(pool.send(Tour { id, next: None }).await);
+                    }
+                    Ok::<_, Failure<()>>(())
+                }
+            });
+            let builder = sim.builder(handler).shards(1);
+            builder.workers_per_shard(workers).queue_depth(depth).start(sim.clone()).unwrap()
+        };
+        let pools = [start(3, 8), start(2, 1)];
+        for (weak, pool) in weak.iter().zip(&pools) {
+            weak.set(pool.downgrade()).unwrap();
+        }
+        let mut tickets = Vec::new();
+        for (pool, id, next) in [
+            // The last to wait: for what waits for room.
+            (0, 10, Some((100, 0, 20))),
+            // In the other pool: for the last.
+            (1, 30, Some((1, 0, 10))),
+            // All that is queued there: the pool is full.
+            (1, 30, None),
+            (0, 20, Some((2, 1, 31))),
+        ] {
+            tickets.push(pools[pool].try_submit(Tour { id, next }).unwrap());
+            sim.settle().await;
+        }
+        for ticket in tickets {
+            ticket.await.unwrap();
+        }
+    });
+}

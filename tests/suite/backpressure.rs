@@ -490,6 +490,28 @@ fn g13_waiters_that_go_away_in_the_middle_of_a_run_do_not_pile_up() {
     assert_eq!(live.count(), 0, "submissions that were given up are kept");
 }
 
+#[test]
+fn g13_waiters_that_go_away_at_the_end_of_a_run_do_not_pile_up() {
+    let (live, mut shard) = (Live::default(), Shard::new(1, 1));
+    drop(shard.submit(1));
+    let pool = shard.pool.clone();
+    let wait = || {
+        let (pool, job) = (pool.clone(), Job::plain(3).counted(&live));
+        let mut waits = Box::pin(async move { pool.submit(job).await.map(drop) });
+        assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+        waits
+    };
+    let _stays = wait();
+    let go: Vec<_> = (0..1_000).map(|_| wait()).collect();
+    // While it hands out, after it has looked at the lobby.
+    let mut again = shard.poll(move || drop(go));
+    while again {
+        again = shard.poll_dispatcher();
+    }
+    // A few are never minded.
+    assert!(live.count() <= 1 + 64, "{} are kept", live.count());
+}
+
 async fn g13_waiting_is_cancel_safe_under_load(bed: Bed) {
     const DEPTH: usize = 3;
     const SUBMITTERS: u32 = 4;

@@ -5,7 +5,7 @@
 //! test's, happens in the middle of the dispatcher's poll.
 
 pub(crate) use crate::spawned::ByHand;
-use crate::tools::{Flag, Job, Pool, Ticket, poll_once, pool};
+use crate::tools::{Flag, Job, Pool, Ticket, WakeWith, poll_once, pool};
 use shardpool::executors::Task;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,6 +99,26 @@ impl Shard {
         let again = self.poll_dispatcher();
         assert!(happens.is_set(), "the dispatcher has woken no worker, or the action has failed");
         again
+    }
+
+    /// Polls the dispatcher until it sleeps; `woken` is called when somebody wakes it then.
+    pub(crate) fn lull(&mut self, woken: impl Fn() + Send + Sync + 'static) {
+        let (asleep, awake) = (Flag::default(), Flag::default());
+        let (is_asleep, wakes) = (asleep.clone(), awake.clone());
+        let waker = Waker::from(Arc::new(WakeWith(move || {
+            wakes.set();
+            if is_asleep.is_set() {
+                woken();
+            }
+        })));
+        for _ in 0..1_000 {
+            awake.clear();
+            let _ = poll_once(&mut self.dispatcher, &waker);
+            if !awake.is_set() {
+                return asleep.set();
+            }
+        }
+        panic!("the dispatcher does not fall asleep: {:?}", self.pool.stats());
     }
 
     /// Polls everything until nothing happens any more.

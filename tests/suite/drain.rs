@@ -1,15 +1,16 @@
 //! Drain in two phases (G15): intake stops when it is called, then everything accepted finishes.
 
-use crate::harness::{Bed, Door, load, suite, until, yield_now};
+use crate::harness::{Bed, Door, On, load, run, suite, until, yield_now};
 use crate::tools::{
     Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, assert_quiet, id_on, poll_once, pool,
 };
-use shardpool::{SendError, SubmitError, TrySubmitError, WeakPool};
+use shardpool::executors::{Clock, Executor, SpawnError, Task, Threads};
+use shardpool::{DrainError, SendError, SubmitError, TrySubmitError, WeakPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 suite!(
     g15_a_drain_that_nobody_polls_refuses_whatever_comes_after_its_call,
@@ -359,4 +360,42 @@ async fn g15_an_idle_pool_drains(bed: Bed) {
         assert_eq!(pool.drain().await.unwrap().total(), 0);
         until(|| tasks.count() == 0).await;
     }
+}
+
+/// Plain threads, and a clock whose sleeps never end.
+struct NeverRings(Threads);
+
+impl Executor for NeverRings {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        self.0.spawn(task)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(NeverRings(Threads::new()))
+    }
+}
+
+impl Clock for NeverRings {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, _: Duration) -> Task {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn g16_a_drain_that_blocks_after_a_poll_times_out_by_the_systems_clock() {
+    run(On::Threads, |bed| async move {
+        let (pool, door) = (pool(NeverRings(Threads::new()), 1, 1, 8), Door::closed());
+        bed.watch(Peek(pool.downgrade()));
+        let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
+        let mut drain = pool.drain().within(Duration::from_millis(1));
+        assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+        let error = drain.blocking_wait().unwrap_err();
+        assert!(matches!(error, DrainError::Timeout { .. }), "{error:?}");
+        door.open();
+        ticket.await.unwrap();
+    });
 }

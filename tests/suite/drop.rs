@@ -1,14 +1,17 @@
 //! The last handle goes: accepted commands finish, every task ends, and nothing leaks (G17).
 
+use crate::by_hand::{ByHand, Shard};
 use crate::harness::{Bed, Door, load, suite, until, yield_at_random, yield_now};
 use crate::tools::{
-    Alive, Flag, Job, Live, Peek, Puppets, Ticket, assert_quiet, hush_wanted_panics, pool,
+    Alive, Flag, Job, Live, Peek, Puppets, Script, Ticket, WakeWith, assert_quiet,
+    hush_wanted_panics, poll_once, pool,
 };
 use shardpool::{
     Command, CommandError, CommandHandler, Context, Failure, Loaded, ShardPool, loader_fn,
 };
 use std::hash::{Hash, Hasher};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Waker;
 use std::time::Duration;
 
 suite!(
@@ -423,4 +426,24 @@ fn g17_no_task_owns_a_tokio_runtime() {
     drop(runtime);
     assert_eq!(live.count(), 0);
     assert!(pool.is_closed());
+}
+
+#[test]
+fn g17_the_hook_is_gone_when_a_drain_is_over() {
+    let (live, executor) = (Live::default(), ByHand::default());
+    let held = live.one();
+    let builder = ShardPool::builder(Script::new()).shards(1).workers_per_shard(1);
+    let pool = builder.on_dispatched(move |_| _ = &held).start(executor.clone()).unwrap();
+    let mut shard = Shard::of(pool, &executor);
+    let (left, count) = (Arc::new(OnceLock::new()), live.clone());
+    let noted = Arc::clone(&left);
+    let waker = Waker::from(Arc::new(WakeWith(move || {
+        noted.get_or_init(|| count.count());
+    })));
+    let mut drain = shard.pool.drain();
+    assert!(poll_once(&mut drain, &waker).is_pending());
+    // Before the dispatcher, which then is the last to end.
+    shard.workers.lose_one();
+    shard.settle();
+    assert_eq!(left.get(), Some(&0));
 }

@@ -1,7 +1,11 @@
 //! A free worker takes what is ready (G2), whatever the moment at which it became free.
 
+use crate::by_hand::Shard;
 use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
-use crate::tools::{Job, Peek, pool};
+use crate::tools::{Job, Peek, Ticket, poll_once, pool};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 
 suite!(g02_no_worker_sleeps_beside_an_aggregate_that_is_ready);
 
@@ -30,4 +34,86 @@ async fn g02_no_worker_sleeps_beside_an_aggregate_that_is_ready(bed: Bed) {
             ticket.await.unwrap();
         }
     }
+}
+
+/// One shard with one worker, polled by hand, and how many handlers were called.
+struct Counted {
+    shard: Shard,
+    calls: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn new(depth: usize) -> Self {
+        Self { shard: Shard::new(1, depth), calls: Arc::default() }
+    }
+
+    /// A command whose handler counts.
+    fn submit(&self, id: u64) -> Ticket {
+        let calls = Arc::clone(&self.calls);
+        let job = Job::new(id, move |_| async move { Ok(calls.fetch_add(1, Ordering::SeqCst)) });
+        self.shard.pool.try_submit(job).unwrap()
+    }
+
+    /// The dispatcher sleeps, then the worker is polled and wakes it. A handler that it calls in the same
+    /// poll, and that blocks its thread, could hold up the dispatcher: tokio keeps what a thread has woken
+    /// last for that thread. `but` so many handlers that were due already.
+    fn no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(
+        mut self,
+        but: u64,
+        begin: impl FnOnce(),
+    ) {
+        let at_the_wake = Arc::new(OnceLock::new());
+        let (noted, calls) = (Arc::clone(&at_the_wake), Arc::clone(&self.calls));
+        self.shard.lull(move || {
+            noted.get_or_init(|| calls.load(Ordering::SeqCst));
+        });
+        begin();
+        let mut polls = 0..100;
+        let before = loop {
+            assert!(polls.next().is_some(), "nobody wakes the dispatcher: {:?}", self.shard.pool);
+            self.shard.workers.poll();
+            if let Some(before) = at_the_wake.get() {
+                break *before;
+            }
+        };
+        let calls = || self.calls.load(Ordering::SeqCst) - before;
+        assert_eq!(calls(), but, "called after the wake");
+        self.shard.workers.poll();
+        assert!(calls() > but, "not called by the next poll either");
+    }
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_a_lane_lets_it_run_first() {
+    let (mut pool, door) = (Counted::new(8), Door::closed());
+    drop(pool.shard.pool.try_submit(Job::at(1, &door)).unwrap());
+    pool.shard.settle();
+    // One that waits for the lane, and one that is ready.
+    drop((pool.shard.submit(1), pool.submit(2)));
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || door.open());
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_room_lets_it_run_first() {
+    let (mut pool, door) = (Counted::new(2), Door::closed());
+    drop(pool.shard.pool.try_submit(Job::at(1, &door)).unwrap());
+    pool.shard.settle();
+    // For one turn.
+    drop((pool.submit(1), pool.submit(1)));
+    let handle = pool.shard.pool.clone();
+    let mut waits = Box::pin(handle.submit(Job::plain(3)));
+    assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+    pool.shard.poll_dispatcher();
+    door.open();
+    pool.shard.workers.poll();
+    // The command that starts is the one that gives the room back.
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(1, || ());
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_room_in_the_ring_lets_it_run_first() {
+    let pool = Counted::new(1_000);
+    // More than the ring has room for.
+    (0..300).for_each(|id| drop(pool.submit(id)));
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
 }

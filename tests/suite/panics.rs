@@ -766,3 +766,74 @@ async fn g07_a_hook_that_panics_ends_its_command_alone(bed: Bed) {
     assert_eq!(pool.drain().await.unwrap().panicked, 20);
     until(|| tasks.count() == 0).await;
 }
+
+thread_local! {
+    /// Whether ids that are `Touchy` panic when they are compared.
+    static TOUCHY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[derive(Debug, Clone)]
+struct Touchy(u64);
+
+impl Hash for Touchy {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.hash(hasher);
+    }
+}
+
+impl PartialEq for Touchy {
+    fn eq(&self, other: &Self) -> bool {
+        assert!(!TOUCHY.get(), "{WANTED}: an id is compared");
+        self.0 == other.0
+    }
+}
+
+impl Eq for Touchy {}
+
+#[test]
+fn g07_an_eq_that_panics_in_a_judgement_of_waits_costs_no_shard() {
+    hush_wanted_panics();
+    let executor = ByHand::default();
+    let builder = ShardPool::builder(Script::<Touchy>::new()).shards(1).workers_per_shard(2);
+    let pool = builder.queue_depth(1).start(executor.clone()).unwrap();
+    let mut tasks = executor.tasks();
+    let mut settle = || {
+        for _ in 0..20 {
+            for task in &mut tasks {
+                let _ = poll_once(task, Waker::noop());
+            }
+        }
+    };
+    let (first, go) = (Door::closed(), Door::closed());
+    let holds = pool.try_submit(Job::at(Touchy(1), &first)).unwrap();
+    settle();
+    let (inner, door) = (pool.clone(), go.clone());
+    let job = Job::new(Touchy(2), |_| async move {
+        door.pass().await;
+        let sent = inner.send(Job::plain(Touchy(3))).await;
+        Ok(u64::from(sent.is_ok()))
+    });
+    let waits = pool.try_submit(job).unwrap();
+    settle();
+    // Behind the first: the shard is full, and the other waits for room.
+    let behind = pool.try_submit(Job::plain(Touchy(1))).unwrap();
+    settle();
+    go.open();
+    settle();
+    assert_eq!(pool.stats()[0].waiting, 1);
+    // One more that waits has the dispatcher judge.
+    TOUCHY.set(true);
+    let mut bystander = Box::pin(pool.submit(Job::plain(Touchy(4))));
+    assert!(poll_once(&mut bystander, Waker::noop()).is_pending());
+    settle();
+    TOUCHY.set(false);
+    assert!(!pool.stats()[0].closed, "the shard is closed");
+    first.open();
+    settle();
+    for mut ticket in [holds, waits, behind] {
+        let Poll::Ready(outcome) = poll_once(&mut ticket, Waker::noop()) else {
+            panic!("no outcome: {:?}", pool.stats())
+        };
+        outcome.unwrap();
+    }
+}

@@ -1229,3 +1229,53 @@ fn g09_a_judgement_in_the_middle_of_a_sweep_sees_a_jam() {
         swept.tickets[..2].iter_mut().map(|ticket| output_of(ticket, &swept.pool)).sum();
     assert_eq!(refused, 2);
 }
+
+#[test]
+fn g09_a_send_made_outside_is_judged_anew_when_it_is_granted_room() {
+    let mut shard = Shard::new(2, 1);
+    let (hand, handed) = oneshot::channel::<BoxFuture<'static, bool>>();
+    let job = Job::new(1, |_| async move { Ok(u64::from(handed.await.unwrap().await)) });
+    let waits = shard.pool.try_submit(job).unwrap();
+    shard.settle();
+    let door = Door::closed();
+    let other = shard.pool.try_submit(Job::at(2, &door)).unwrap();
+    shard.settle();
+    // Behind the other: the shard is full.
+    let queued = shard.submit(2);
+    let pool = shard.pool.clone();
+    let mut sending: BoxFuture<'_, _> =
+        Box::pin(async move { was_refused(pool.send(Job::plain(1)).await) });
+    assert!(poll_once(&mut sending, Waker::noop()).is_pending());
+    assert!(hand.send(sending).is_ok());
+    // It waits for room, which can come; then for its own aggregate.
+    shard.settle();
+    door.open();
+    assert_eq!(shard.run(waits).unwrap().output, 1);
+    shard.run_all([other, queued]);
+}
+
+#[test]
+fn g09_a_blocking_call_that_would_not_wait_says_what_it_found() {
+    let (mut ended, mut shard) = (Shard::new(1, 1), Shard::new(1, 8));
+    let drain = ended.pool.drain();
+    ended.run(drain).unwrap();
+    let (over, pool) = (ended.pool.clone(), shard.pool.clone());
+    let job = Job::new(1, |_| async move {
+        assert_eq!(over.drain().blocking_wait().unwrap().total(), 0);
+        let refused = |error| match error {
+            SendError::NotAccepted(error) => error,
+            SendError::Command(error) => panic!("{error:?}"),
+            other => panic!("{other:?}"),
+        };
+        let late = pool.within(std::time::Duration::ZERO).blocking_send(Job::plain(2));
+        assert!(matches!(late.map_err(refused), Err(SubmitError::Expired(_))));
+        let stuck = pool.blocking_send(Job::plain(2));
+        assert!(matches!(stuck.map_err(refused), Err(SubmitError::Deadlock(_))));
+        drop(pool.drain());
+        let closed = pool.blocking_send(Job::plain(2));
+        assert!(matches!(closed.map_err(refused), Err(SubmitError::Closed(_))));
+        Ok(0)
+    });
+    let ticket = shard.pool.try_submit(job).unwrap();
+    shard.run(ticket).unwrap();
+}

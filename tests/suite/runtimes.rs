@@ -1,10 +1,12 @@
 //! The core names no runtime, and any runtime will do (G18, G19, G20).
 
-use crate::harness::{Bed, Shared, suite, until, yield_now};
-use shardpool::executors::{Clock, Executor, SpawnError, Task, Threads};
+use crate::harness::{Bed, On, Shared, run, suite, until, yield_now};
+use crate::tools::{WANTED, hush_wanted_panics, poll_once};
+use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task, Threads};
 use shardpool::{Command, Context, Failure, ShardPool, StartError, async_handler_fn, handler_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 suite!(
@@ -292,4 +294,35 @@ fn g18_the_core_names_no_runtime() {
             }
         }
     }
+}
+
+#[test]
+fn g07_a_waker_whose_destructor_panics_does_not_stop_the_timer_thread() {
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("{WANTED}: a waker's destructor");
+        }
+    }
+
+    run(On::Threads, |_| async {
+        hush_wanted_panics();
+        let hour = || SystemClock.sleep(Duration::from_secs(3600));
+        // More than the timer keeps without a look at which of them were dropped.
+        for n in 0..100 {
+            let waker = if n == 0 { Waker::from(Arc::new(Panics)) } else { Waker::noop().clone() };
+            assert!(poll_once(&mut hour(), &waker).is_pending());
+            std::mem::forget(waker);
+        }
+        SystemClock.sleep(Duration::from_millis(1)).await;
+        let mut long = hour();
+        assert!(poll_once(&mut long, Waker::noop()).is_pending());
+        SystemClock.sleep(Duration::from_millis(1)).await;
+        assert!(poll_once(&mut long, Waker::noop()).is_pending(), "rung too early: nobody waits");
+    });
 }

@@ -383,6 +383,10 @@ impl Flag {
         self.0.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
     /// How many have it.
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
