@@ -85,7 +85,9 @@
 //!   pool can't know that the handler would go on without it;
 //! * what runs inside a handler's poll counts as the handler: also another executor's tasks, if the
 //!   handler drives one by a nested `block_on`;
-//! * a ticket of another pool that was made outside of handlers is not seen.
+//! * a ticket of another pool that was made outside of handlers is not seen;
+//! * a handler that blocks its thread in such a wait holds on to what was withdrawn of the commands that its worker
+//!   has next; until it goes on, waits for room in its shard are not judged.
 //!
 //! A handler that reaches its own pool should hold a [`WeakPool`]. Blocking waits inside handlers are
 //! refused where they would block the executor's last thread, which on tokio is always so: see
