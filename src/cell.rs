@@ -778,16 +778,16 @@ impl<T: Types> Envelope<T> {
     }
 
     /// Takes an accepted command out of the queue: it gives its room back to the shard's front, by the
-    /// hand of this worker, and its outcome is owed. `None` for a withdrawn one, whose tombstone is
-    /// gone with this.
+    /// hand of this worker, and its outcome is owed. `woke` becomes true if that room has woken the
+    /// dispatcher. `None` for a withdrawn one, whose tombstone is gone with this.
     #[inline]
-    pub(crate) fn claim(self, front: &Front, worker: usize) -> Option<Claimed<T>> {
+    pub(crate) fn claim(self, front: &Front, worker: usize, woke: &mut bool) -> Option<Claimed<T>> {
         let cell = self.into_cell();
         debug_assert!(std::ptr::eq(cell.front, front), "an envelope in the hands of another shard");
         match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
             Ok(_) => {
-                let woke = front.give_room_back(worker);
-                Some(Claimed { cell: ManuallyDrop::new(cell), started: false, woke })
+                *woke |= front.give_room_back(worker);
+                Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
             }
             Err(_) => {
                 bury(cell);
@@ -801,7 +801,7 @@ impl<T: Types> Envelope<T> {
         // SAFETY: this is the queue side, whose owner is on the stack below: it owns an `Arc<Front>`,
         // which outlives the envelope.
         let front = unsafe { &*self.cell().front };
-        if let Some(claimed) = self.claim(front, 0) {
+        if let Some(claimed) = self.claim(front, 0, &mut false) {
             claimed.end_unstarted(error, kind);
         }
     }
@@ -925,15 +925,9 @@ pub(crate) struct Claimed<T: Types> {
     /// Moved out by `complete`, or by the drop.
     cell: ManuallyDrop<Held<T>>,
     started: bool,
-    /// The room that it gave back has woken the dispatcher.
-    woke: bool,
 }
 
 impl<T: Types> Claimed<T> {
-    pub(crate) fn has_woken(&self) -> bool {
-        self.woke
-    }
-
     fn cell(&self) -> &Held<T> {
         &self.cell
     }

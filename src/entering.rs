@@ -3,7 +3,7 @@
 use crate::cell::{Draft, Held, Probed, Refused};
 use crate::command::{Command, Receipt};
 use crate::contain::{Panic, contain};
-use crate::error::{SendError, SubmitError};
+use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::pool::Inner;
 use crate::reentry::{self, Origin, Target, Verdict, Watch};
 use crate::shard::Shard;
@@ -22,22 +22,24 @@ pub(crate) struct Route<C> {
 }
 
 impl<T: Types> Inner<T> {
-    /// Finds the shard of a command. Calls the id's `Hash`, which may panic.
+    /// Finds the shard of a command that is not late. Calls the id's `Hash`, which may panic.
     #[inline]
     pub(crate) fn route(
         &self,
         wanted: Option<usize>,
+        deadline: Option<Instant>,
         command: T::Command,
-    ) -> Result<Route<T::Command>, SubmitError<T::Command>> {
+    ) -> Result<Route<T::Command>, TrySubmitError<T::Command>> {
         let hash = match contain(|| self.router.hash(command.aggregate_id())) {
             Ok(hash) => hash,
-            Err(Panic(message)) => return Err(SubmitError::Panicked { command, message }),
+            Err(Panic(message)) => return Err(TrySubmitError::Panicked { command, message }),
         };
         let shard = self.router.shard(hash);
         match wanted {
             Some(wanted) if wanted != shard => {
-                Err(SubmitError::WrongShard { command, shard: wanted, owner: shard })
+                Err(TrySubmitError::WrongShard { command, shard: wanted, owner: shard })
             }
+            _ if self.clock.has_passed(deadline) => Err(TrySubmitError::Expired(command)),
             _ => Ok(Route { command, shard, hash }),
         }
     }
@@ -46,6 +48,19 @@ impl<T: Types> Inner<T> {
     pub(crate) fn deadline(&self, time: Option<Duration>) -> Option<Instant> {
         // A time too long for the clock is none at all.
         time.and_then(|time| self.clock.now().checked_add(time))
+    }
+}
+
+/// What refused a command at once, as the error of a submission that would wait, but must not.
+pub(crate) fn without_waiting<C>(error: TrySubmitError<C>) -> SubmitError<C> {
+    match error {
+        TrySubmitError::Full(command) => SubmitError::Deadlock(command),
+        TrySubmitError::Closed(command) => SubmitError::Closed(command),
+        TrySubmitError::Expired(command) => SubmitError::Expired(command),
+        TrySubmitError::WrongShard { command, shard, owner } => {
+            SubmitError::WrongShard { command, shard, owner }
+        }
+        TrySubmitError::Panicked { command, message } => SubmitError::Panicked { command, message },
     }
 }
 
@@ -198,10 +213,8 @@ impl<'p, T: Types + 'static> Entering<'p, T> {
         command: T::Command,
         waits_for: WaitsFor,
     ) -> Result<(), SubmitError<T::Command>> {
-        let route = self.pool.route(self.wanted, command)?;
-        if self.pool.clock.has_passed(self.deadline) {
-            return Err(SubmitError::Expired(route.command));
-        }
+        let route =
+            self.pool.route(self.wanted, self.deadline, command).map_err(without_waiting)?;
         let shard = self.pool.shard(route.shard);
         if reentry::in_handler() {
             return self.enter_inside(shard, route, waits_for);

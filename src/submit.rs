@@ -2,7 +2,7 @@
 
 use crate::command::{Command, Receipt};
 use crate::contain::Panic;
-use crate::entering::{Entering, Route, accept};
+use crate::entering::{Entering, Route, accept, without_waiting};
 use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::park::block_on;
 use crate::pool::Inner;
@@ -186,11 +186,8 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     ///
     /// The command was not accepted, and comes back.
     pub fn try_submit(self, command: C) -> Result<Ticket<C, O, E>, TrySubmitError<C>> {
-        let route = self.pool.route(self.shard, command).map_err(without_wait)?;
         let deadline = self.pool.deadline(self.time);
-        if self.pool.clock.has_passed(deadline) {
-            return Err(TrySubmitError::Expired(route.command));
-        }
+        let route = self.pool.route(self.shard, deadline, command)?;
         let shard = self.pool.shard(route.shard);
         let watch = if reentry::in_handler() {
             match Watch::of(&shard.front, &route.command) {
@@ -240,13 +237,8 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
 
     /// The wait would be refused; but what refuses the command without one comes first.
     fn refuse_to_block(self, command: C) -> SubmitError<C> {
-        match self.pool.route(self.shard, command) {
-            Err(error) => error,
-            Ok(Route { command, .. })
-                if self.pool.clock.has_passed(self.pool.deadline(self.time)) =>
-            {
-                SubmitError::Expired(command)
-            }
+        match self.pool.route(self.shard, self.pool.deadline(self.time), command) {
+            Err(error) => without_waiting(error),
             Ok(Route { command, shard, .. }) if self.pool.shard(shard).front.is_closed() => {
                 SubmitError::Closed(command)
             }
@@ -281,33 +273,9 @@ impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E
     pub fn blocking_submit(self, command: C) -> Result<Ticket<C, O, E>, SubmitError<C>> {
         let Some(_blocked) = reentry::may_block() else {
             // Without the wait there is no danger.
-            return self.try_submit(command).map_err(|error| match error {
-                TrySubmitError::Full(command) => SubmitError::Deadlock(command),
-                TrySubmitError::Closed(command) => SubmitError::Closed(command),
-                TrySubmitError::Expired(command) => SubmitError::Expired(command),
-                TrySubmitError::WrongShard { command, shard, owner } => {
-                    SubmitError::WrongShard { command, shard, owner }
-                }
-                TrySubmitError::Panicked { command, message } => {
-                    SubmitError::Panicked { command, message }
-                }
-            });
+            return self.try_submit(command).map_err(without_waiting);
         };
         block_on(self.submit(command))
-    }
-}
-
-/// What refuses a submission before it waits, of one that does not wait.
-fn without_wait<C>(error: SubmitError<C>) -> TrySubmitError<C> {
-    match error {
-        SubmitError::Closed(command) => TrySubmitError::Closed(command),
-        SubmitError::Expired(command) => TrySubmitError::Expired(command),
-        // Without the wait there was no room.
-        SubmitError::Deadlock(command) => TrySubmitError::Full(command),
-        SubmitError::WrongShard { command, shard, owner } => {
-            TrySubmitError::WrongShard { command, shard, owner }
-        }
-        SubmitError::Panicked { command, message } => TrySubmitError::Panicked { command, message },
     }
 }
 

@@ -318,9 +318,9 @@ impl Front {
 
     // ---- room ----
 
-    /// A queued command has started, or ended without a start. The worker is whoever does it, or any.
+    /// A queued command has started, or ended without a start. The worker is whoever does it, or any. True if
+    /// that has woken the dispatcher.
     #[inline]
-    /// True if that has woken the dispatcher.
     pub(crate) fn give_room_back(&self, worker: usize) -> bool {
         let counter = &self.posts[worker % COUNTERS].freed;
         // SeqCst: see the top.

@@ -143,7 +143,6 @@ where
                 // that failed has ended the command that it was for.
                 Next::Load => tools.load(pace, at, body).await,
                 Next::Command(claimed, version) => {
-                    pace.woke |= claimed.has_woken();
                     let mut running = Running::start(claimed, tools.tally());
                     let command = running.claimed().start();
                     let cx = running.claimed().context(&tools.floor.front, version, tools.shard);
@@ -247,7 +246,7 @@ where
             envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             return Next::Ended;
         }
-        let Some(claimed) = envelope.claim(&self.floor.front, self.worker) else {
+        let Some(claimed) = envelope.claim(&self.floor.front, self.worker, &mut pace.woke) else {
             return Next::Ended;
         };
         match body.version.checked_add(1) {
@@ -332,7 +331,7 @@ where
         };
         // The first that is still there: it may have been withdrawn during the load.
         while let Some(envelope) = body.turn.pop_front() {
-            if let Some(claimed) = envelope.claim(&self.floor.front, self.worker) {
+            if let Some(claimed) = envelope.claim(&self.floor.front, self.worker, &mut pace.woke) {
                 claimed.end_unstarted(error, kind);
                 return;
             }

@@ -1,10 +1,10 @@
 //! Deadlines (G8), by a clock that the test turns.
 
-use crate::harness::{Bed, Door, Shared, suite, until};
+use crate::harness::{Bed, Door, suite, until};
 use crate::tools::{
-    Flag, Job, Peek, Pool, Script, assert_quiet, poll_once, pool_that_counts_loads,
+    Flag, Job, Peek, Pool, Script, WithClock, assert_quiet, poll_once, pool_that_counts_loads,
 };
-use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
+use shardpool::executors::{Clock, SystemClock, Task};
 use shardpool::{CommandError, SendError, ShardPool, SubmitError, TrySubmitError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,20 +53,6 @@ impl Clock for Hands {
 
     fn sleep(&self, time: Duration) -> Task {
         SystemClock.sleep(time)
-    }
-}
-
-struct WithClock(Shared, Hands);
-
-impl Executor for WithClock {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.spawn(task)
-    }
-    fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(self.1.clone())
-    }
-    fn threads(&self) -> usize {
-        self.0.threads()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::harness::{Bed, Door, On, load, run, suite, until, yield_now};
 use crate::tools::{
-    Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, assert_quiet, id_on, poll_once, pool,
+    Crowd, Error, Flag, Job, Live, Peek, Puppets, Ticket, WithClock, assert_quiet, id_on,
+    poll_once, pool,
 };
-use shardpool::executors::{Clock, Executor, SpawnError, Task, Threads};
+use shardpool::executors::{Clock, Task};
 use shardpool::{DrainError, SendError, SubmitError, TrySubmitError, WeakPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -362,18 +363,9 @@ async fn g15_an_idle_pool_drains(bed: Bed) {
     }
 }
 
-/// Plain threads, and a clock whose sleeps never end.
-struct NeverRings(Threads);
-
-impl Executor for NeverRings {
-    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
-        self.0.spawn(task)
-    }
-
-    fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(NeverRings(Threads::new()))
-    }
-}
+/// A clock whose sleeps never end.
+#[derive(Clone)]
+struct NeverRings;
 
 impl Clock for NeverRings {
     fn now(&self) -> Instant {
@@ -388,7 +380,7 @@ impl Clock for NeverRings {
 #[test]
 fn g16_a_drain_that_blocks_after_a_poll_times_out_by_the_systems_clock() {
     run(On::Threads, |bed| async move {
-        let (pool, door) = (pool(NeverRings(Threads::new()), 1, 1, 8), Door::closed());
+        let (pool, door) = (pool(WithClock(bed.executor(), NeverRings), 1, 1, 8), Door::closed());
         bed.watch(Peek(pool.downgrade()));
         let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
         let mut drain = pool.drain().within(Duration::from_millis(1));

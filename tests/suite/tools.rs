@@ -398,3 +398,18 @@ impl Wake for Flag {
         self.set();
     }
 }
+
+/// An executor with another clock.
+pub(crate) struct WithClock<C>(pub(crate) Shared, pub(crate) C);
+
+impl<C: Clock + Clone + 'static> Executor for WithClock<C> {
+    fn spawn(&self, task: Task) -> Result<(), SpawnError> {
+        self.0.spawn(task)
+    }
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.1.clone())
+    }
+    fn threads(&self) -> usize {
+        self.0.threads()
+    }
+}
