@@ -330,7 +330,7 @@ impl<H: CommandHandler, L> Builder<H, L> {
                 return Err(SettingError { setting, value, reason });
             }
         }
-        if self.shards * self.workers_per_shard > MAX_TASKS {
+        if self.shards.saturating_mul(self.workers_per_shard) > MAX_TASKS {
             return Err(SettingError {
                 setting: "workers_per_shard",
                 value: self.workers_per_shard,

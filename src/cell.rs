@@ -53,7 +53,7 @@
 
 use crate::block;
 use crate::command::{Context as HandlerContext, Receipt};
-use crate::contain::{contain, drop_contained};
+use crate::contain::{contain, drop_contained, register_contained};
 use crate::error::CommandError;
 use crate::prefetch::prefetch;
 use crate::shard::front::Front;
@@ -205,8 +205,8 @@ unsafe impl<T: Types> Sync for Cell<T> {}
 
 /// What a handler's context and the detection of deadlocks may ask of a cell of any type.
 pub(crate) trait Probe: Send + Sync {
-    /// Whether the handler was asked to stop.
-    fn is_cancel_asked(&self) -> bool;
+    /// Whether the handler was asked to stop, or has ended.
+    fn is_to_stop(&self) -> bool;
     /// Where the command is.
     fn stage(&self) -> Stage;
     /// The number of the lane that the command waits in or runs in, 0 if not known yet.
@@ -236,10 +236,7 @@ unsafe impl Sync for Probed {}
 
 impl<T: Types> Held<T> {
     /// A hold on the same cell that does not know its type.
-    pub(crate) fn probe(&self) -> Probed
-    where
-        T: 'static,
-    {
+    pub(crate) fn probe(&self) -> Probed {
         hold(&self.holders);
         // SAFETY: counted just now.
         unsafe { self.lend() }
@@ -250,12 +247,14 @@ impl<T: Types> Held<T> {
     /// # Safety
     ///
     /// What is returned is not dropped, and not used once `self` is gone.
-    unsafe fn lend(&self) -> Probed
-    where
-        T: 'static,
-    {
+    unsafe fn lend(&self) -> Probed {
+        let cell: NonNull<dyn Probe + '_> = self.0;
+        // SAFETY: the lifetime alone changes. Only a pool makes cells, and all that it carries is
+        // `'static`: `Builder::start` sees to that.
+        let cell =
+            unsafe { std::mem::transmute::<NonNull<dyn Probe + '_>, NonNull<dyn Probe>>(cell) };
         // SAFETY: only a dropped `Probed` calls this, with the pointer that is in it.
-        Probed { cell: self.0, let_go: |cell| unsafe { let_go::<T>(cell.cast()) } }
+        Probed { cell, let_go: |cell| unsafe { let_go::<T>(cell.cast()) } }
     }
 
     /// Tells one cell from another.
@@ -353,8 +352,9 @@ pub(crate) enum Stage {
 }
 
 impl<T: Types> Probe for Cell<T> {
-    fn is_cancel_asked(&self) -> bool {
-        state::of(self.state.load(Ordering::Relaxed)) == state::CLAIMED_ASKED
+    fn is_to_stop(&self) -> bool {
+        // Of a command that has started, what comes later: asked, done, taken.
+        state::of(self.state.load(Ordering::Relaxed)) > state::CLAIMED
     }
 
     fn stage(&self) -> Stage {
@@ -590,7 +590,7 @@ impl<T: Types> Cell<T> {
             return Poll::Ready(result);
         }
         if let Some(lobby) = self.lobby() {
-            lobby.register(cx.waker());
+            register_contained(lobby, cx.waker());
         }
         // Register, then look again: a decision before the registration is seen here, one after it
         // finds the waker. Both are read-modify-writes on the waker's own state, so one comes first,
@@ -952,10 +952,7 @@ impl<T: Types> Claimed<T> {
         front: &Arc<Front>,
         version: u64,
         shard: usize,
-    ) -> ManuallyDrop<HandlerContext>
-    where
-        T: 'static,
-    {
+    ) -> ManuallyDrop<HandlerContext> {
         // SAFETY: the pointers are those of what `self` and the worker hold. The ones made of them
         // here are never dropped, and the worker keeps both for as long as it lends the context out.
         let (command, front) = unsafe { (self.cell().lend(), Arc::from_raw(Arc::as_ptr(front))) };

@@ -30,7 +30,8 @@ pub trait Command: Send + 'static {
     /// Names the aggregate that the command changes.
     ///
     /// The id is hashed once per command and cloned once per aggregate, when the aggregate is
-    /// first met. Submissions inside a handler clone it as well, for the detection of deadlocks.
+    /// first met. For the detection of deadlocks submissions inside a handler clone it as well, and a wait inside
+    /// a handler clones the id of the handler's own aggregate: if that panics, the wait is refused.
     type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
 
     /// The aggregate of this command. It must be the same at each call.
@@ -510,7 +511,8 @@ impl Context {
     }
 
     /// Whether somebody wants this command to stop: its caller asked for
-    /// [`withdraw`](crate::Ticket::withdraw) after it had started, or the pool aborts.
+    /// [`withdraw`](crate::Ticket::withdraw) after it had started, or the pool aborts. And whether it has ended,
+    /// for what a handler has left to work elsewhere with a clone of this.
     ///
     /// The pool never stops a started command; a handler that runs long may look at this and
     /// return early (G8).
@@ -537,7 +539,7 @@ impl Context {
     /// # Ok::<(), shardpool::StartError>(())
     /// ```
     pub fn is_cancelled(&self) -> bool {
-        self.command.is_cancel_asked() || self.front.is_aborting()
+        self.command.is_to_stop() || self.front.is_aborting()
     }
 }
 

@@ -109,6 +109,9 @@ impl Drain {
     /// ```
     pub fn within(mut self, time: Duration) -> Self {
         self.time = self.clock.now().checked_add(time).map(|_| time);
+        // What an earlier poll has begun: to count an earlier limit, or inside a handler to wait without one.
+        self.timer = None;
+        self.watch.take_off();
         self
     }
 

@@ -66,7 +66,7 @@ pub(crate) fn without_waiting<C>(error: TrySubmitError<C>) -> SubmitError<C> {
 
 /// Hands an accepted command over to its shard.
 #[inline]
-pub(crate) fn accept<T: Types + 'static>(
+pub(crate) fn accept<T: Types>(
     shard: &Shard<T>,
     route: Route<T::Command>,
     deadline: Option<Instant>,
@@ -107,7 +107,7 @@ pub(crate) struct Entering<'p, T: Types> {
     watch: Watch,
 }
 
-impl<'p, T: Types + 'static> Entering<'p, T> {
+impl<'p, T: Types> Entering<'p, T> {
     #[inline]
     pub(crate) fn new(
         pool: &'p Inner<T>,

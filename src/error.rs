@@ -43,8 +43,8 @@ pub enum CommandError<E> {
         /// Whether the handler had started, and so may have written.
         started: bool,
     },
-    /// User code panicked: the handler (`started: true`), or the loader, the id's `Eq` or `Clone`, or the
-    /// hook for tests (`started: false`). Also, with `started: false`, if the aggregate's version is `u64::MAX`,
+    /// User code panicked: the handler (`started: true`), or the loader, the state's `Default`, the id's `Eq` or
+    /// `Clone`, or the hook for tests (`started: false`). Also, with `started: false`, if the aggregate's version is `u64::MAX`,
     /// so that it can't commit again.
     Panicked {
         /// The message of the panic.
@@ -69,8 +69,9 @@ pub enum CommandError<E> {
 }
 
 impl<E> CommandError<E> {
-    /// Whether the handler had started, that is, whether it may have written something. A
-    /// rejection counts as started, though by its own word nothing was written.
+    /// Whether the handler may have started, and so may have written something: if not, the command can be
+    /// tried again. A rejection counts as started, though by its own word nothing was written; and so does
+    /// [`Deadlock`](Self::Deadlock), which is no outcome: the command is still accepted, and runs.
     ///
     /// ```
     /// use shardpool::CommandError;
@@ -80,11 +81,11 @@ impl<E> CommandError<E> {
     /// ```
     pub fn started(&self) -> bool {
         match self {
-            Self::Rejected(_) => true,
+            Self::Rejected(_) | Self::Deadlock => true,
             Self::Failed { started, .. }
             | Self::Panicked { started, .. }
             | Self::Aborted { started } => *started,
-            Self::Cancelled | Self::Expired | Self::Deadlock => false,
+            Self::Cancelled | Self::Expired => false,
         }
     }
 
@@ -418,7 +419,7 @@ macro_rules! display_reason {
                         "intake is closed: the pool drains, was aborted or dropped, or its executor \
                          dropped a future of this shard",
                     ),
-                    Self::Expired(_) => f.write_str("deadline passed before there was room"),
+                    Self::Expired(_) => f.write_str("deadline passed before the command was accepted"),
                     Self::WrongShard { shard, owner, .. } => write!(
                         f,
                         "shard {shard} does not serve this aggregate: send it to shard {owner}, or \

@@ -7,7 +7,7 @@
 //! empties `waiters` after that. Both take the lock of the same flume channel: if the emptying came
 //! first, the drain's later look sees zero; otherwise the emptying finds the cell.
 
-use crate::contain::{contain, drop_contained};
+use crate::contain::{contain, drop_contained, register_contained};
 use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering, Receiver, Sender, unbounded};
 use std::task::Waker;
 
@@ -38,7 +38,7 @@ impl Lifecycle {
     /// call.
     pub(crate) fn register(&self, cell: &mut Option<Arc<AtomicWaker>>, waker: &Waker) {
         match cell {
-            Some(cell) => cell.register(waker),
+            Some(cell) => register_contained(cell, waker),
             None => {
                 let new = Arc::new(AtomicWaker::new());
                 new.register(waker);

@@ -87,7 +87,7 @@ impl<T: Types> Drop for Inner<T> {
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> ShardPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> ShardPool<C, O, E> {
     /// Begins to set up a pool for a handler: a [`CommandHandler`], or a closure through
     /// [`handler_fn`](crate::handler_fn) or [`async_handler_fn`](crate::async_handler_fn).
     ///
@@ -573,7 +573,7 @@ pub struct WeakPool<C: Command, O: Send, E: Send> {
     inner: Weak<Inner<TypesOf<C, O, E>>>,
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> WeakPool<C, O, E> {
+impl<C: Command, O: Send, E: Send> WeakPool<C, O, E> {
     /// A full handle, unless the last one is gone.
     ///
     /// ```

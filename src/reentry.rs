@@ -382,7 +382,8 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
         // Polled by another handler than before, or not settled yet: publish anew.
         *guard = None;
         let Some(target) = target() else { return Verdict::Fine };
-        let mut published = publish(frame, target.clone());
+        // A wait that can't be published can't be told from one that never ends.
+        let Ok(mut published) = publish(frame, target.clone()) else { return Verdict::Stuck };
         fence(Ordering::SeqCst);
         let (verdict, reached) = judge(&target);
         for front in reached {
@@ -403,22 +404,24 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
     })
 }
 
-fn publish(frame: &Frame<'_>, target: Target) -> Guard {
+/// Calls the `Clone` of the handler's own id, which may panic.
+fn publish(frame: &Frame<'_>, target: Target) -> Result<Guard, Panic> {
     // Of the standard library always: it only tells one wait from another, and loom's can't be static.
     static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     // Relaxed: no two are the same, and that is all.
     let token = TOKENS.fetch_add(1, Ordering::Relaxed);
-    let wait = Arc::new(Wait { token, from: frame.id.to_shared(), lane: frame.lane, target });
+    let from = contain(|| frame.id.to_shared())?;
+    let wait = Arc::new(Wait { token, from, lane: frame.lane, target });
     frame.published.set(true);
     frame.front().board.set_behind(frame.worker, (frame.behind)());
     frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
-    Guard {
+    Ok(Guard {
         front: Arc::clone(frame.front()),
         worker: frame.worker,
         run: frame.run,
         token,
         settled: false,
-    }
+    })
 }
 
 /// A handler that waits.

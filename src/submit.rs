@@ -60,7 +60,7 @@ impl<C: Command, O: Send, E: Send> fmt::Debug for Submitter<'_, C, O, E> {
     }
 }
 
-impl<'p, C: Command, O: Send + 'static, E: Send + 'static> Submitter<'p, C, O, E> {
+impl<'p, C: Command, O: Send, E: Send> Submitter<'p, C, O, E> {
     /// Gives each command a deadline, so long after the call that submits it.
     ///
     /// **Not a timeout of the wait**: no timer runs. The deadline is looked at when the command is submitted,
@@ -318,7 +318,7 @@ pub struct Submission<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Submission<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> Future for Submission<'_, C, O, E> {
     type Output = Result<Ticket<C, O, E>, SubmitError<C>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -365,7 +365,7 @@ pub struct Sending<'p, C: Command, O: Send, E: Send> {
     entering: Entering<'p, TypesOf<C, O, E>>,
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Sending<'_, C, O, E> {
+impl<C: Command, O: Send, E: Send> Future for Sending<'_, C, O, E> {
     type Output = Result<Receipt<O>, SendError<C, E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -57,7 +57,7 @@ pub(crate) struct Waiter<T: Types> {
     cell: Held<T>,
 }
 
-impl<T: Types + 'static> Waiter<T> {
+impl<T: Types> Waiter<T> {
     pub(crate) fn new(cell: Held<T>, watch: Watch) -> Self {
         Self { watch, cell }
     }
@@ -69,7 +69,7 @@ impl<T: Types + 'static> Waiter<T> {
 
 /// Polls for the outcome of an accepted command; inside a handler, also for whether it can come.
 #[inline]
-pub(crate) fn poll_outcome<T: Types + 'static>(
+pub(crate) fn poll_outcome<T: Types>(
     cell: &Held<T>,
     watch: &mut Watch,
     cx: &mut Context<'_>,
@@ -94,7 +94,7 @@ pub(crate) fn poll_outcome<T: Types + 'static>(
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
+impl<C: Command, O: Send, E: Send> Ticket<C, O, E> {
     /// Takes the command back before it starts: it never runs, consumes no version, and its room
     /// is free at once (G8).
     ///
@@ -196,7 +196,7 @@ impl<C: Command, O: Send + 'static, E: Send + 'static> Ticket<C, O, E> {
     }
 }
 
-impl<C: Command, O: Send + 'static, E: Send + 'static> Future for Ticket<C, O, E> {
+impl<C: Command, O: Send, E: Send> Future for Ticket<C, O, E> {
     type Output = Result<crate::Receipt<O>, CommandError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

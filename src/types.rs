@@ -5,9 +5,9 @@ use crate::command::{Command, CommandHandler};
 /// Command, output and error of a pool. Handler, state and hasher are erased behind it, so that
 /// a pool over a closure can be named.
 ///
-/// None of the structs that carry it asks for `'static`, though only such types can start a pool:
-/// the compiler forgets lifetimes when it checks whether an async block is `Send`, and would refuse
-/// one that holds a ticket whose error is a `&'static str`.
+/// Neither the structs that carry it nor what is implemented for them asks for `'static`, though only such
+/// types can start a pool: the compiler forgets lifetimes when it checks whether an async block is `Send`,
+/// and would refuse one that holds a ticket whose error is a `&'static str`, or several of them joined.
 pub(crate) trait Types: Sized {
     type Command: Command;
     type Output: Send;

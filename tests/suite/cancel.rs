@@ -9,8 +9,8 @@ use crate::tools::{
 use shardpool::CommandError;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::task::{Poll, Waker};
 
 suite!(
@@ -25,6 +25,7 @@ suite!(
     g08_room_of_a_withdrawn_command_goes_to_who_waits_first,
     g08_a_started_command_runs_to_its_end_and_sees_the_flag,
     g08_the_flag_is_not_set_for_others,
+    g08_a_clone_of_the_context_tells_that_the_command_has_ended,
     g08_a_dropped_ticket_does_not_withdraw,
     g08_a_send_dropped_after_acceptance_does_not_withdraw,
     g08_a_submission_dropped_before_acceptance_never_runs,
@@ -356,6 +357,21 @@ async fn g08_a_started_command_runs_to_its_end_and_sees_the_flag(bed: Bed) {
         assert_eq!(ticket.await.unwrap().output, 7);
     }
     assert_eq!(pool.drain().await.unwrap().committed, 8);
+}
+
+/// What a handler has left to work elsewhere would miss a request to stop that comes right before its end.
+async fn g08_a_clone_of_the_context_tells_that_the_command_has_ended(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 1, 8);
+    bed.watch(pool.clone());
+    let (keep, kept) = mpsc::channel();
+    let job = Job::new(1, |cx| async move {
+        assert!(!cx.is_cancelled());
+        keep.send(cx).unwrap();
+        Ok(7)
+    });
+    let ticket = pool.submit(job).await.unwrap();
+    assert_eq!(ticket.await.unwrap().output, 7);
+    assert!(kept.recv().unwrap().is_cancelled());
 }
 
 async fn g08_the_flag_is_not_set_for_others(bed: Bed) {

@@ -391,3 +391,36 @@ fn g16_a_drain_that_blocks_after_a_poll_times_out_by_the_systems_clock() {
         ticket.await.unwrap();
     });
 }
+
+/// A clock whose sleeps are over when the door opens.
+#[derive(Clone)]
+struct Rings(Door);
+
+impl Clock for Rings {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, _: Duration) -> Task {
+        let door = self.0.clone();
+        Box::pin(async move { door.pass().await })
+    }
+}
+
+#[test]
+fn g16_a_drain_that_is_given_another_limit_forgets_the_first() {
+    run(On::Threads, |bed| async move {
+        let (alarm, door) = (Door::closed(), Door::closed());
+        let pool = pool(WithClock(bed.executor(), Rings(alarm.clone())), 1, 1, 8);
+        bed.watch(Peek(pool.downgrade()));
+        let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
+        let mut drain = pool.drain().within(Duration::from_millis(1));
+        assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+        let mut drain = drain.within(Duration::MAX);
+        alarm.open();
+        assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+        door.open();
+        ticket.await.unwrap();
+        assert_eq!(drain.await.unwrap().committed, 1);
+    });
+}

@@ -28,6 +28,8 @@ fn g05_each_outcome_says_whether_the_handler_had_started() {
         }
     }
     assert!(!Unsent::NotAccepted(SubmitError::Closed("deposit")).started());
+    // No outcome: what was accepted has started, or will.
+    assert!(CommandError::<()>::Deadlock.started());
 }
 
 #[test]

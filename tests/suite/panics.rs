@@ -1,7 +1,7 @@
 //! Panics of user code end at most the command at hand (G7).
 
-use crate::by_hand::ByHand;
-use crate::harness::{Bed, Door, suite, until, yield_at_random, yield_now};
+use crate::by_hand::{ByHand, Shard};
+use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random, yield_now};
 use crate::tools::{
     Bomb, Error, Flag, Handled, Job, Live, Peek, Pool, Puppets, Script, Touch, WANTED, WakeWith,
     assert_quiet, hush_wanted_panics, poll_once, pool,
@@ -15,7 +15,7 @@ use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Poll, Wake, Waker};
 
 suite!(
     g07_trap08_under_load_panics_end_their_commands_alone,
@@ -836,4 +836,92 @@ fn g07_an_eq_that_panics_in_a_judgement_of_waits_costs_no_shard() {
         };
         outcome.unwrap();
     }
+}
+
+/// An id that panics when it is cloned, once it is told to.
+#[derive(Debug)]
+struct Loath(u64, Flag);
+
+impl Hash for Loath {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.hash(hasher);
+    }
+}
+
+impl PartialEq for Loath {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Loath {}
+
+impl Clone for Loath {
+    fn clone(&self) -> Self {
+        assert!(!self.1.is_set(), "{WANTED}: an id is cloned");
+        Self(self.0, self.1.clone())
+    }
+}
+
+#[test]
+fn g07_a_clone_that_panics_when_a_handler_waits_refuses_the_wait_and_loses_no_command() {
+    run(On::Threads, |bed| async move {
+        hush_wanted_panics();
+        let builder = ShardPool::builder(Script::<Loath>::new()).shards(1).workers_per_shard(2);
+        let pool = builder.start(bed.executor()).unwrap();
+        bed.watch(Peek(pool.downgrade()));
+        let (inner, told) = (pool.downgrade(), Flag::default());
+        let tell = told.clone();
+        let outer = Job::new(Loath(1, told), move |_| async move {
+            let pool = inner.upgrade().unwrap();
+            tell.set();
+            let job = Job::plain(Loath(2, Flag::default())).number(9);
+            let refused = pool.send(job).await.unwrap_err();
+            let command = refused.into_command().expect("it comes back");
+            Ok(command.number)
+        });
+        assert_eq!(pool.send(outer).await.unwrap().output, 9);
+    });
+}
+
+/// A waker whose destructor panics.
+struct LoudWaker(#[expect(dead_code, reason = "dropped with it")] Bomb);
+
+impl Wake for LoudWaker {
+    fn wake(self: Arc<Self>) {}
+}
+
+fn loud_waker() -> Waker {
+    Waker::from(Arc::new(LoudWaker(Bomb("a waker"))))
+}
+
+#[test]
+fn g07_a_destructor_of_a_waker_costs_no_wake_up_of_who_waits_for_room() {
+    hush_wanted_panics();
+    let mut shard = Shard::new(1, 1);
+    let first = shard.submit(1);
+    let pool = shard.pool.clone();
+    let (mut waits, woken) = (pool.submit(Job::plain(2)), Flag::default());
+    assert!(poll_once(&mut waits, &loud_waker()).is_pending());
+    assert!(poll_once(&mut waits, &Waker::from(Arc::new(woken.clone()))).is_pending());
+    shard.run(first).unwrap();
+    shard.settle();
+    assert!(woken.is_set());
+    assert!(poll_once(&mut waits, Waker::noop()).is_ready());
+}
+
+#[test]
+fn g07_a_destructor_of_a_waker_costs_no_wake_up_of_a_drain() {
+    run(On::Threads, |bed| async move {
+        hush_wanted_panics();
+        let (pool, door) = (pool(bed.executor(), 1, 1, 8), Door::closed());
+        let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
+        let mut drain = pool.drain();
+        assert!(poll_once(&mut drain, &loud_waker()).is_pending());
+        let woken = Flag::default();
+        assert!(poll_once(&mut drain, &Waker::from(Arc::new(woken.clone()))).is_pending());
+        door.open();
+        ticket.await.unwrap();
+        until(|| woken.is_set()).await;
+    });
 }

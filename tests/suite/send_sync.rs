@@ -1,11 +1,12 @@
 //! What the compiler must accept: checked when this file compiles.
 
 use crate::tools::Script;
+use futures::future::join_all;
 use shardpool::executors::{SpawnError, Threads};
 use shardpool::{
-    Builder, Command, CommandError, Context, Drain, DrainError, Failure, Loaded, NoLoader,
-    Outcomes, Receipt, SendError, Sending, SettingError, ShardPool, ShardStats, StartError,
-    Submission, SubmitError, Submitter, Ticket, TrySubmitError, WeakPool,
+    Builder, Command, CommandError, CommandHandler, Context, Drain, DrainError, Failure, Loaded,
+    NoLoader, Outcomes, Receipt, SendError, Sending, SettingError, ShardPool, ShardStats,
+    StartError, Submission, SubmitError, Submitter, Ticket, TrySubmitError, WeakPool,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::rc::Rc;
@@ -99,10 +100,39 @@ fn g19_futures_with_static_references_are_send() {
         let _ = pool.within(std::time::Duration::from_secs(1)).send(Named("a")).await;
         let _ = pool.drain().await;
     }
-    fn not_run(pool: ShardPool<Named, &'static str, Error>) {
-        send(&each_call(pool));
+    async fn joined(pool: ShardPool<Named, &'static str, Error>) {
+        let tickets = vec![pool.submit(Named("a")).await.unwrap()];
+        let _ = join_all(tickets).await;
+        let _ = join_all([pool.send(Named("a")), pool.send(Named("b"))]).await;
+        let _ = join_all([pool.submit(Named("a"))]).await;
+        let _ = futures::join!(pool.send(Named("a")), pool.submit(Named("a")), pool.drain());
     }
-    let _ = not_run;
+    fn not_run(pool: ShardPool<Named, &'static str, Error>) {
+        send(&each_call(pool.clone()));
+        send(&joined(pool));
+    }
+    let _ = (not_run, Fan);
+}
+
+/// The same of a handler's own future.
+struct Fan(WeakPool<Named, &'static str, Error>);
+
+impl CommandHandler for Fan {
+    type Command = Named;
+    type State = ();
+    type Output = &'static str;
+    type Error = Error;
+
+    async fn handle(
+        &self,
+        (): &mut (),
+        _: Named,
+        _: &Context,
+    ) -> Result<&'static str, Failure<Error>> {
+        let pool = self.0.upgrade().ok_or("closed")?;
+        let all = join_all([pool.send(Named("a")), pool.send(Named("b"))]).await;
+        Ok(if all.iter().all(Result::is_ok) { "all" } else { "not all" })
+    }
 }
 
 /// The name of a pool over a closure can be written down.

@@ -371,7 +371,7 @@ impl Drop for Bomb {
 }
 
 /// Something that happens at most once, seen from several threads.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Flag(Arc<AtomicBool>);
 
 impl Flag {
