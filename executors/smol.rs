@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
 /// the pool's futures when it is dropped: each shard closes, commands that had not started are
 /// aborted, those whose handler was at an await are aborted as started, and later submissions are
-/// refused. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. Keep
+/// refused. A future that is woken meanwhile may outlive the executor by a moment, on a thread of smol's. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. Keep
 /// it in its `Arc` as long as it runs: taken out of that, it counts as dropped. An executor that nobody
 /// runs holds everything up.
 ///
@@ -149,7 +149,8 @@ impl Clock for SmolClock {
 ///
 /// async-executor (1.14) drops what is in its queue, but a task that another thread is waking at that
 /// very moment is put in the queue after that: it is neither polled nor dropped any more. So the
-/// future is shared with its waker: who wakes it and then finds the executor gone drops it.
+/// future is shared with its waker: who wakes it and then finds the executor gone has it dropped, by a
+/// thread of smol's for blocking work.
 ///
 /// # Who may touch what, and when
 ///
@@ -194,6 +195,12 @@ impl Slot {
     fn enter(&self, to: u8) -> bool {
         // Acquire: pairs with the release of the last poll. Who fails touches nothing.
         self.state.compare_exchange(FREE, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether it is worth an attempt to take the task.
+    fn is_free(&self) -> bool {
+        // Relaxed: who takes it looks again.
+        self.state.load(Ordering::Relaxed) == FREE
     }
 
     fn drop_task(&self) {
@@ -246,8 +253,10 @@ impl Wake for Slot {
         // Between the push on the executor's queue and the look whether it is there: if it is, its
         // drop has yet to empty the queue, and finds the task.
         fence(Ordering::SeqCst);
-        if self.executor.strong_count() == 0 {
-            self.drop_task();
+        if self.executor.strong_count() == 0 && self.is_free() {
+            // Not here: who wakes may hold a lock that the drop of the future needs, as smol's channels do.
+            let slot = Arc::clone(self);
+            ::smol::unblock(move || slot.drop_task()).detach();
         }
     }
 }

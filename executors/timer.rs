@@ -5,17 +5,19 @@
 //! | field | who writes |
 //! | --- | --- |
 //! | `rung` | the timer thread, once; the thread that sets the alarm, if there is no timer thread |
-//! | `waker` | the sleeper registers, before it looks at `rung`; who rings takes it, after it has set `rung` |
+//! | `waker` | the sleeper registers, before it looks at `rung`, and takes it when it is dropped; who rings takes it, after it has set `rung` |
 //!
 //! So no wake-up is lost: either the sleeper sees `rung`, or its waker is there to be taken.
 
 use super::Task;
-use crate::contain::{Quiet, contain};
+use crate::contain::{contain, drop_contained};
+use flume::TryRecvError;
 use std::collections::BinaryHeap;
-use std::future::poll_fn;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,17 +26,35 @@ pub(super) fn sleep(time: Duration) -> Task {
     let Some(at) = Instant::now().checked_add(time) else {
         return Box::pin(std::future::pending());
     };
-    let alarm = Arc::new(Alarm::default());
-    let mut set = false;
-    Box::pin(poll_fn(move |cx| {
-        alarm.waker.register(cx.waker());
-        if !set {
-            set = true;
-            Timer::set(at, Arc::clone(&alarm));
+    Box::pin(Sleep { at, alarm: Arc::default(), set: false })
+}
+
+/// The sleeper's end of an alarm.
+struct Sleep {
+    at: Instant,
+    alarm: Arc<Alarm>,
+    /// The timer has the alarm.
+    set: bool,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.waker.register(cx.waker());
+        if !std::mem::replace(&mut self.set, true) {
+            Timer::set(self.at, Arc::clone(&self.alarm));
         }
         // Acquire: pairs with the ringing.
-        if alarm.rung.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }))
+        if self.alarm.rung.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        // The timer keeps the alarm until its time: not what the waker holds.
+        drop_contained(self.alarm.waker.take());
+    }
 }
 
 /// One sleep.
@@ -51,20 +71,29 @@ struct Timer {
 }
 
 impl Timer {
-    fn set(at: Instant, alarm: Arc<Alarm>) {
-        static TIMER: OnceLock<Option<Timer>> = OnceLock::new();
-        let timer = TIMER.get_or_init(|| {
+    /// `None` if there is no thread to be had; the next sleep tries again.
+    fn of_process() -> Option<&'static Self> {
+        static TIMER: OnceLock<Timer> = OnceLock::new();
+        if TIMER.get().is_none() {
             let (alarms, receiver) = flume::unbounded();
             let spawned = thread::Builder::new()
                 .name("shardpool-timer".to_owned())
                 .spawn(move || Timer::run(&receiver));
-            Some(Timer { alarms, thread: spawned.ok()?.thread().clone() })
-        });
-        match timer {
+            let thread = spawned.ok()?.thread().clone();
+            // Of two that come at once, one is used; the other's thread finds its channel closed.
+            if TIMER.set(Timer { alarms, thread: thread.clone() }).is_err() {
+                thread.unpark();
+            }
+        }
+        TIMER.get()
+    }
+
+    fn set(at: Instant, alarm: Arc<Alarm>) {
+        match Self::of_process() {
             Some(timer) if timer.alarms.send((at, Arc::clone(&alarm))).is_ok() => {
                 timer.thread.unpark();
             }
-            // No thread is to be had: better early than never.
+            // Better early than never.
             _ => alarm.ring(),
         }
     }
@@ -73,8 +102,12 @@ impl Timer {
         let mut pending: BinaryHeap<Pending> = BinaryHeap::new();
         let mut most = 64;
         loop {
-            while let Ok((at, alarm)) = alarms.try_recv() {
-                pending.push(Pending { at, alarm: Quiet::new(alarm) });
+            loop {
+                match alarms.try_recv() {
+                    Ok((at, alarm)) => pending.push(Pending { at, alarm }),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
             }
             if pending.len() > most {
                 // Of sleeps that were dropped, only this is left.
@@ -82,10 +115,12 @@ impl Timer {
                 most = 64.max(2 * pending.len());
             }
             let now = Instant::now();
-            while pending.peek().is_some_and(|next| next.at <= now) {
+            if pending.peek().is_some_and(|next| next.at <= now) {
                 if let Some(due) = pending.pop() {
                     due.alarm.ring();
                 }
+                // From the start: a waker may take long, and may park, and so take the unpark of a new alarm.
+                continue;
             }
             // An unpark between the look at the channel and here makes this return at once.
             match pending.peek() {
@@ -108,8 +143,7 @@ impl Alarm {
 /// Ordered so that the earliest is the heap's greatest.
 struct Pending {
     at: Instant,
-    /// With a waker, whose destructor must not take the timer down either.
-    alarm: Quiet<Arc<Alarm>>,
+    alarm: Arc<Alarm>,
 }
 
 impl PartialEq for Pending {

@@ -1,6 +1,6 @@
 //! The two-phase end of a pool.
 
-use crate::contain::contain;
+use crate::contain::{contain, drop_contained};
 use crate::error::DrainError;
 use crate::executors::{Clock, SystemClock, Task};
 use crate::lifecycle::Lifecycle;
@@ -176,9 +176,14 @@ impl Future for Drain {
             this.timer = at.map(|at| (this.clock.sleep(time), at));
         }
         match &mut this.timer {
-            Some((timer, _)) => {
-                // A runtime's timer may panic when the runtime is shut down: then time is over.
-                let time = contain(|| timer.as_mut().poll(cx)).unwrap_or(Poll::Ready(()));
+            Some((timer, at)) => {
+                // A runtime's timer may panic when the runtime is shut down, while a handler that blocks goes on:
+                // then the system's is asked for the rest of the time.
+                let time = contain(|| timer.as_mut().poll(cx)).unwrap_or_else(|_| {
+                    let left = at.saturating_duration_since(this.clock.now());
+                    drop_contained(std::mem::replace(timer, SystemClock.sleep(left)));
+                    timer.as_mut().poll(cx)
+                });
                 time.map(|()| {
                     Err(DrainError::Timeout {
                         queued: fronts.iter().map(|front| front.queued()).sum(),
@@ -193,6 +198,15 @@ impl Future for Drain {
                     Verdict::Fine | Verdict::Unknown => Poll::Pending,
                 }
             }
+        }
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        // The pool keeps the cell until its end: not what the waker holds.
+        if let Some(cell) = &self.cell {
+            drop_contained(cell.take());
         }
     }
 }

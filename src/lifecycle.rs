@@ -37,15 +37,19 @@ impl Lifecycle {
     /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
     /// call.
     pub(crate) fn register(&self, cell: &mut Option<Arc<AtomicWaker>>, waker: &Waker) {
-        match cell {
-            Some(cell) => register_contained(cell, waker),
+        // Not there meanwhile: one in which a waker has panicked as it was cloned is of no more use.
+        let (new, old) = match cell.take() {
+            Some(old) => (None, old),
             None => {
                 let new = Arc::new(AtomicWaker::new());
-                new.register(waker);
-                *cell = Some(Arc::clone(&new));
-                self.forget_dropped();
-                self.add(new);
+                (Some(Arc::clone(&new)), new)
             }
+        };
+        register_contained(&old, waker);
+        *cell = Some(old);
+        if let Some(new) = new {
+            self.forget_dropped();
+            self.add(new);
         }
     }
 
@@ -96,6 +100,7 @@ impl Drop for Alive {
 mod tests {
     use super::*;
     use crate::park::tests::Woken;
+    use std::task::{RawWaker, RawWakerVTable};
 
     #[test]
     fn g17_drains_that_are_given_up_do_not_pile_up_and_one_that_waits_is_kept() {
@@ -107,6 +112,28 @@ mod tests {
             lifecycle.register(&mut None, Waker::noop());
         }
         assert!(lifecycle.waiters.1.len() <= 3, "{} are kept", lifecycle.waiters.1.len());
+        drop(last);
+        assert!(woken.get());
+    }
+
+    /// A waker that panics when it is cloned.
+    fn loath() -> Waker {
+        fn clone(_: *const ()) -> RawWaker {
+            panic!("a waker is cloned")
+        }
+        static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+        // SAFETY: there is no data, and nothing but the clone does anything.
+        unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE)) }
+    }
+
+    #[test]
+    fn g07_a_waker_that_panics_as_it_is_cloned_costs_the_next_no_wake_up() {
+        let lifecycle = Lifecycle::new();
+        let last = lifecycle.alive();
+        let (woken, mut waits) = (Arc::new(Woken::default()), None);
+        lifecycle.register(&mut waits, Waker::noop());
+        contain(|| lifecycle.register(&mut waits, &loath())).unwrap_err();
+        lifecycle.register(&mut waits, &Waker::from(Arc::clone(&woken)));
         drop(last);
         assert!(woken.get());
     }

@@ -700,10 +700,11 @@ impl Drop for Blocked {
 pub(crate) fn may_block() -> Option<Blocked> {
     with_current(|frame| {
         let peers = frame.peers;
-        // Relaxed: a count, decided by the order of its own modifications.
-        let blocked = peers.blocked.fetch_add(1, Ordering::Relaxed) + 1;
-        let guard = Blocked(Some(Arc::clone(peers)));
-        (blocked < peers.threads).then_some(guard)
+        // Relaxed: a count, decided by the order of its own modifications. One that is refused never counts.
+        let counted = peers.blocked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |blocked| {
+            (blocked + 1 < peers.threads).then_some(blocked + 1)
+        });
+        counted.is_ok().then(|| Blocked(Some(Arc::clone(peers))))
     })
     .unwrap_or(Some(Blocked(None)))
 }

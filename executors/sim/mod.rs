@@ -352,8 +352,8 @@ impl Sim {
         self.tasks.state().trace.0.push(event);
     }
 
-    /// Lets the run fail, also from inside a handler, where a panic would only end the command. The run
-    /// ends after this poll; the first word counts.
+    /// Lets the run fail, also from inside a handler or a destructor, where a panic would end no more than the
+    /// command. The run ends after this poll; the first word counts.
     ///
     /// ```
     /// use shardpool::sim::{Explorer, Reason};

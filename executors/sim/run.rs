@@ -31,7 +31,9 @@ pub(super) fn run<F: Future<Output = ()>>(
             let mut main = pin!(Some(main));
             let reason = to_the_end(&tasks, max_polls, main.as_mut());
             let dropped = contain(|| main.set(None));
-            reason.or(dropped.err().map(|panic| panicked(&tasks, MAIN, panic)))
+            reason
+                .or_else(|| failed(&tasks))
+                .or_else(|| dropped.err().map(|panic| panicked(&tasks, MAIN, panic)))
         }
         Err(panic) => Some(panicked(&tasks, MAIN, panic)),
     };
@@ -41,9 +43,12 @@ pub(super) fn run<F: Future<Output = ()>>(
     for task in tasks.take_all() {
         if let Err(Panic(message)) = contain(|| drop(task)) {
             let what = "what was left at the end, as it was dropped".to_owned();
-            found = found.or_else(|| Some(finding(Reason::Panicked { what, message })));
+            let panicked = Reason::Panicked { what, message };
+            found = found.or_else(|| Some(finding(failed(&tasks).unwrap_or(panicked))));
         }
     }
+    // A destructor may have had its word, too.
+    found = found.or_else(|| failed(&tasks).map(finding));
     let trace = std::mem::take(&mut tasks.state().trace);
     Ran { finding: found, trace }
 }
@@ -66,7 +71,7 @@ fn to_the_end<F: Future<Output = ()>>(
                 let ready = !matches!(polled, Ok(Poll::Pending));
                 let left = tasks.polled(task, future, ready);
                 if let Err(panic) = polled.and_then(|_| contain(|| drop(left))) {
-                    return Some(panicked(tasks, task, panic));
+                    return failed(tasks).or_else(|| Some(panicked(tasks, task, panic)));
                 }
                 if ready && task == MAIN {
                     return failed(tasks);
@@ -75,7 +80,7 @@ fn to_the_end<F: Future<Output = ()>>(
             Step::Drop(future) => {
                 if let Err(Panic(message)) = contain(|| drop(future)) {
                     let what = "a task of the pool's, as it was dropped".to_owned();
-                    return Some(Reason::Panicked { what, message });
+                    return failed(tasks).or(Some(Reason::Panicked { what, message }));
                 }
             }
             Step::Idle => {

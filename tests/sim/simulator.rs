@@ -2,7 +2,7 @@
 
 use crate::things::{Bomb, quiet_panic};
 use shardpool::executors::{Executor, SpawnError};
-use shardpool::sim::{Explorer, Faults, Reason, explore};
+use shardpool::sim::{Explorer, Faults, Finding, Reason, Sim, explore};
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,4 +147,49 @@ fn sim_a_handle_that_outlives_its_run_holds_nothing() {
     let never = sim.spawn(async move { drop(late) });
     assert!(!never.is_finished());
     assert_eq!(Arc::strong_count(&alive), 1, "what nobody will poll is kept");
+}
+
+/// Lets the run fail when it is dropped.
+struct Complains(Sim);
+
+impl Drop for Complains {
+    fn drop(&mut self) {
+        self.0.fail("dropped");
+    }
+}
+
+fn complains(found: Option<Finding>) {
+    let found = found.expect("it passes");
+    assert_eq!(found.reason(), &Reason::Failed("dropped".into()));
+}
+
+#[test]
+fn sim_a_destructor_of_a_task_that_is_left_can_let_the_run_fail() {
+    complains(Explorer::new(5).find(|sim| {
+        let complains = Complains(sim.clone());
+        drop(sim.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(complains);
+        }));
+        async move { sim.settle().await }
+    }));
+}
+
+#[test]
+fn sim_a_destructor_of_the_main_future_can_let_the_run_fail() {
+    complains(Explorer::new(5).find(|sim| {
+        let complains = Complains(sim);
+        std::future::poll_fn(move |_| {
+            let _kept = &complains;
+            std::task::Poll::Ready(())
+        })
+    }));
+}
+
+#[test]
+fn sim_of_a_word_and_a_panic_after_it_the_word_counts() {
+    complains(Explorer::new(1).find(|sim| async move {
+        sim.fail("dropped");
+        quiet_panic("a panic");
+    }));
 }

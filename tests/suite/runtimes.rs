@@ -4,9 +4,10 @@ use crate::harness::{Bed, On, Shared, run, suite, until, yield_now};
 use crate::tools::{WANTED, hush_wanted_panics, poll_once};
 use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task, Threads};
 use shardpool::{Command, Context, Failure, ShardPool, StartError, async_handler_fn, handler_fn};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 suite!(
@@ -297,7 +298,7 @@ fn g18_the_core_names_no_runtime() {
 }
 
 #[test]
-fn g07_a_waker_whose_destructor_panics_does_not_stop_the_timer_thread() {
+fn g07_a_waker_whose_destructor_panics_harms_neither_its_sleep_nor_another() {
     struct Panics;
 
     impl Wake for Panics {
@@ -316,12 +317,52 @@ fn g07_a_waker_whose_destructor_panics_does_not_stop_the_timer_thread() {
         // More than the timer keeps without a look at which of them were dropped.
         for n in 0..100 {
             let waker = if n == 0 { Waker::from(Arc::new(Panics)) } else { Waker::noop().clone() };
-            assert!(poll_once(&mut hour(), &waker).is_pending());
+            let mut sleep = hour();
+            assert!(poll_once(&mut sleep, &waker).is_pending());
+            drop(waker);
+            // The last holder of the waker.
+            drop(sleep);
         }
         SystemClock.sleep(Duration::from_millis(1)).await;
         let mut long = hour();
         assert!(poll_once(&mut long, Waker::noop()).is_pending());
         SystemClock.sleep(Duration::from_millis(1)).await;
         assert!(poll_once(&mut long, Waker::noop()).is_pending(), "rung too early: nobody waits");
+    });
+}
+
+/// A waker that keeps the thread that calls it, parked, until it is let go.
+#[derive(Default)]
+struct Parks {
+    at: OnceLock<Thread>,
+    unparked: AtomicUsize,
+    let_go: AtomicBool,
+}
+
+impl Wake for Parks {
+    fn wake(self: Arc<Self>) {
+        self.at.set(thread::current()).unwrap();
+        while !self.let_go.load(Ordering::SeqCst) {
+            thread::park();
+            self.unparked.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn g16_a_waker_that_parks_the_timers_thread_costs_no_sleep_its_end() {
+    run(On::Threads, |_bed| async {
+        let parks = Arc::new(Parks::default());
+        let mut first = SystemClock.sleep(Duration::from_millis(1));
+        assert!(poll_once(&mut first, &Waker::from(Arc::clone(&parks))).is_pending());
+        until(|| parks.at.get().is_some()).await;
+        let mut second = SystemClock.sleep(Duration::from_millis(1));
+        let before = parks.unparked.load(Ordering::SeqCst);
+        assert!(poll_once(&mut second, Waker::noop()).is_pending());
+        // The waker has got what was to tell the timer of the second sleep.
+        until(|| parks.unparked.load(Ordering::SeqCst) > before).await;
+        parks.let_go.store(true, Ordering::SeqCst);
+        parks.at.get().unwrap().unpark();
+        until(|| poll_once(&mut second, Waker::noop()).is_ready()).await;
     });
 }

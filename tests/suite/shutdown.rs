@@ -167,6 +167,14 @@ mod runtimes {
     use super::*;
     use crate::harness::{On, run};
     use futures::future::BoxFuture;
+    #[cfg(feature = "tokio")]
+    use {
+        crate::tools::poll_once,
+        std::sync::Arc,
+        std::sync::atomic::{AtomicUsize, Ordering},
+        std::task::Waker,
+        std::time::Duration,
+    };
 
     /// Submitters that have nothing to do with the runtime that goes: each on a thread of its own,
     /// or all on the threads of another runtime.
@@ -274,6 +282,134 @@ mod runtimes {
                 drop(last);
             };
             (pool, Box::new(end))
+        });
+    }
+
+    /// A pool of two workers on an executor that the test runs itself, with these two handlers at an await.
+    #[cfg(feature = "smol")]
+    fn two_at_an_await(
+        bed: &Bed,
+        jobs: [Job; 2],
+    ) -> (std::sync::Arc<::smol::Executor<'static>>, Vec<Ticket>) {
+        let executor = std::sync::Arc::new(::smol::Executor::new());
+        let pool = pool(shardpool::executors::Smol::new(executor.clone()), 1, 2, 8);
+        bed.watch(Peek(pool.downgrade()));
+        let start = |job| {
+            let ticket = pool.try_submit(job).unwrap();
+            while executor.try_tick() {}
+            ticket
+        };
+        let tickets = jobs.into_iter().map(start).collect();
+        (executor, tickets)
+    }
+
+    /// smol's channels wake under a lock that the drop of a receiver takes.
+    #[cfg(feature = "smol")]
+    #[test]
+    fn g05_a_smol_executor_is_dropped_though_its_handlers_wait_for_each_other() {
+        run(On::Threads, |bed| async move {
+            for first in [true, false] {
+                let (sender, receiver) = ::smol::channel::bounded::<()>(1);
+                let sends = Job::new(1, |_| async move {
+                    let _sender = sender;
+                    std::future::pending().await
+                });
+                let receives = Job::new(2, |_| async move {
+                    receiver.recv().await.unwrap();
+                    Ok(0)
+                });
+                let jobs = if first { [sends, receives] } else { [receives, sends] };
+                let (executor, tickets) = two_at_an_await(&bed, jobs);
+                drop(executor);
+                for ticket in tickets {
+                    assert_eq!(ticket.await, Err(CommandError::Aborted { started: true }));
+                }
+            }
+        });
+    }
+
+    /// Has another thread do something in the middle of a drop.
+    #[cfg(feature = "smol")]
+    struct Meanwhile(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+
+    #[cfg(feature = "smol")]
+    impl Drop for Meanwhile {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            self.1.recv().unwrap();
+        }
+    }
+
+    #[cfg(feature = "smol")]
+    #[test]
+    fn g05_whoever_wakes_a_handler_while_its_smol_executor_is_dropped_goes_on() {
+        run(On::Threads, |bed| async move {
+            let (sender, receiver) = ::smol::channel::bounded::<()>(1);
+            let (tell, told) = std::sync::mpsc::channel();
+            let (answer, answered) = std::sync::mpsc::channel();
+            let other = std::thread::spawn(move || {
+                told.recv().unwrap();
+                drop(sender);
+                answer.send(()).unwrap();
+            });
+            let meanwhile = Meanwhile(tell, answered);
+            let waits = Job::new(1, |_| async move {
+                let _meanwhile = meanwhile;
+                std::future::pending().await
+            });
+            let receives = Job::new(2, |_| async move {
+                let _ = receiver.recv().await;
+                Ok(0)
+            });
+            let (executor, tickets) = two_at_an_await(&bed, [waits, receives]);
+            drop(executor);
+            other.join().unwrap();
+            for ticket in tickets {
+                assert_eq!(ticket.await, Err(CommandError::Aborted { started: true }));
+            }
+        });
+    }
+
+    /// The runtime's timer is gone then, and a handler that blocks is not.
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn g16_a_drain_on_a_tokio_runtime_that_was_shut_down_has_its_time() {
+        run(On::Threads, |bed| async move {
+            for polled_before in [true, false] {
+                let ended = Arc::new(AtomicUsize::new(0));
+                let of_threads = Arc::clone(&ended);
+                let runtime = ::tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .on_thread_stop(move || _ = of_threads.fetch_add(1, Ordering::SeqCst))
+                    .build()
+                    .unwrap();
+                let pool =
+                    pool(shardpool::executors::Tokio::new(runtime.handle().clone()), 1, 1, 8);
+                bed.watch(Peek(pool.downgrade()));
+                let (tell, started) = futures::channel::oneshot::channel();
+                let (open, gate) = std::sync::mpsc::channel::<()>();
+                let job = Job::new(1, |_| async move {
+                    ::tokio::task::block_in_place(|| {
+                        tell.send(()).unwrap();
+                        gate.recv().unwrap();
+                    });
+                    Ok(7)
+                });
+                let ticket = pool.submit(job).await.unwrap();
+                started.await.unwrap();
+                let mut drain = pool.drain().within(Duration::from_secs(3_600));
+                if polled_before {
+                    assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+                }
+                runtime.shutdown_background();
+                // One took the place of the thread that blocks. The last of the others takes the timer along.
+                until(|| ended.load(Ordering::SeqCst) == 2).await;
+                assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+                open.send(()).unwrap();
+                assert_eq!(ticket.await.unwrap().output, 7);
+                assert_eq!(drain.await.unwrap().committed, 1);
+            }
         });
     }
 }

@@ -6,6 +6,7 @@ use crate::tools::{Flag, Job, Live, Touch, poll_once};
 use shardpool::{Context, Failure, ShardPool, handler_fn};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+use std::time::Duration;
 
 #[test]
 fn g17_a_ticket_keeps_the_waker_it_was_last_polled_with_and_no_other() {
@@ -72,4 +73,20 @@ fn g09_a_blocking_wait_for_what_is_done_is_never_refused() {
     let job = Job::new(2, |_| async { Ok(u64::from(done.blocking_wait().is_ok())) });
     let ticket = shard.pool.try_submit(job).unwrap();
     assert_eq!(shard.run(ticket).unwrap().output, 1);
+}
+
+#[test]
+fn g17_a_drain_that_is_dropped_keeps_no_waker() {
+    let shard = Shard::new(1, 8);
+    let waker = Arc::new(Flag::default());
+    for time in [None, Some(Duration::from_secs(3_600))] {
+        let mut drain = shard.pool.drain();
+        if let Some(time) = time {
+            drain = drain.within(time);
+        }
+        assert!(poll_once(&mut drain, &Waker::from(Arc::clone(&waker))).is_pending());
+        assert!(Arc::strong_count(&waker) > 1);
+        drop(drain);
+        assert_eq!(Arc::strong_count(&waker), 1, "within {time:?}");
+    }
 }
