@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 ///
 /// Deadlines follow tokio's clock, also a paused one. The runtime should have its timer enabled
 /// (`enable_time`); without it [`Drain::within`](crate::Drain::within) falls back to a timer thread,
-/// after a caught panic of tokio's, whose message appears.
+/// after a caught panic of tokio's, whose message appears. A current-thread runtime that nobody blocks on stands
+/// still, its timer too: there [`Drain::blocking_wait`](crate::Drain::blocking_wait) keeps its time, and an
+/// awaited drain does not.
 ///
 /// **Handlers that block.** As everywhere on tokio, a handler that blocks its thread holds up what
 /// that thread has woken last, which no other thread can take over: perhaps a dispatcher, or a worker.

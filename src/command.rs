@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 /// One request to change one aggregate.
 ///
+/// Give the type no lifetime parameter, not even for `'static`: the compiler forgets lifetimes inside async blocks,
+/// and would refuse to spawn one that sends such a command. A field that is a `&'static str` does no harm.
+///
 /// ```
 /// use shardpool::Command;
 ///

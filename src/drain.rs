@@ -78,7 +78,7 @@ impl Drain {
         }
     }
 
-    /// Waits no longer than this after the first poll, by the executor's clock; a time too long for
+    /// Waits no longer than this after the first poll, by the executor's clock, which must run; a time too long for
     /// the clock is no limit. The pool stays closed after that, what was accepted goes on, and
     /// `drain` or `abort` can be called again.
     ///
