@@ -199,7 +199,8 @@ impl<H: CommandHandler, L> Builder<H, L> {
     }
 
     /// How many commands of one aggregate run before another that is ready gets its turn (G4).
-    /// Default: 64. At least 1.
+    /// Default: 64. At least 1. A wait inside a handler counts what is left of its turn: with very long turns that
+    /// is what it costs.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};

@@ -195,7 +195,11 @@ impl Future for Drain {
                 let peers = &this.peers;
                 match this.watch.judge(|_| Some(Target::Drain(Arc::clone(peers)))) {
                     Verdict::Stuck => Poll::Ready(Err(DrainError::Deadlock)),
-                    Verdict::Fine | Verdict::Unknown => Poll::Pending,
+                    Verdict::Fine => Poll::Pending,
+                    Verdict::Unknown => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
                 }
             }
         }

@@ -184,11 +184,15 @@ impl<'p, T: Types> Entering<'p, T> {
                 let target = |origin: Option<&Origin>| {
                     Some(target(front, origin, waits_for, Some(cell.probe())))
                 };
-                if self.watch.judge(target) == Verdict::Stuck {
-                    // Judged by the handler that polls it now. The command is the queue side's:
-                    // the dispatcher must give it back.
-                    cell.deny();
-                    front.ask_for_review();
+                match self.watch.judge(target) {
+                    Verdict::Fine => {}
+                    Verdict::Unknown => cx.waker().wake_by_ref(),
+                    Verdict::Stuck => {
+                        // Judged by the handler that polls it now. The command is the queue side's:
+                        // the dispatcher must give it back.
+                        cell.deny();
+                        front.ask_for_review();
+                    }
                 }
                 return Poll::Pending;
             }

@@ -18,6 +18,12 @@
 //! then reads the boards. Of the parties of a circle, the one whose fence comes last sees all.
 //! (Two that close it at the same moment may both be refused.)
 //!
+//! **None is invented.** What a judgement counts on was there at one moment: it looks twice at each slot that
+//! matters. A handler that waits for a member of a circle, and is none itself, has its wait polled again: who
+//! closed that circle is about to be refused. And a wait is *settled* when it was found able to end, and may be refused
+//! until then: dispatchers, whose judgement is for good, count settled ones alone. Who settles has a fence, and then asks
+//! the dispatchers that it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other.
+//!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
 //! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
 //! all reports. A dispatcher retracts its report before it makes any of it untrue (it hands a lane out,
@@ -34,6 +40,7 @@
 //! | `slots` | the worker's thread adds a wait, who drops the wait takes it off, the worker clears all |
 //! | `behind` | the worker |
 //! | `report` | the dispatcher |
+//! | `settled` | who judges the wait, once |
 //! | `blocked` | whoever blocks a thread inside a handler, before and after |
 //!
 //! Only waits inside handlers come here: a command that waits for nothing pays for setting the
@@ -43,7 +50,7 @@ use crate::cell::{Probed, Stage};
 use crate::command::Command;
 use crate::contain::{Panic, contain, drop_contained};
 use crate::shard::front::Front;
-use crate::sync::{Arc, ArcSwapOption, AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, ArcSwapOption, AtomicBool, AtomicUsize, Ordering, fence};
 use std::any::Any;
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -192,11 +199,14 @@ impl Origin {
 }
 
 struct Wait {
-    token: u64,
+    settled: Settled,
     from: Arc<dyn Key>,
     lane: u64,
     target: Target,
 }
+
+/// Whether a wait was found able to end; one that was not yet may be refused. It also tells one wait from another.
+type Settled = Arc<AtomicBool>;
 
 /// Lanes by their numbers, in ascending order, and how many commands wait for each.
 pub(crate) type Backlogs = Vec<(u64, usize)>;
@@ -270,24 +280,37 @@ pub(crate) struct Guard {
     front: Arc<Front>,
     worker: usize,
     run: u64,
-    token: u64,
-    /// The wait was found able to end, so whoever makes it unable is refused instead.
-    settled: bool,
+    /// If so, whoever makes it unable to end is refused instead.
+    settled: Settled,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.front.board.edit(self.worker, |waits| waits.retain(|w| w.token != self.token));
+        self.front.board.edit(self.worker, |waits| waits.retain(|wait| !self.is_of(wait)));
     }
 }
 
 impl Guard {
+    fn is_of(&self, wait: &Wait) -> bool {
+        Arc::ptr_eq(&self.settled, &wait.settled)
+    }
+
+    fn is_settled(&self) -> bool {
+        // Relaxed: who asks has settled it itself, if anybody has.
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    fn settle(&self) {
+        // Relaxed: a fence follows.
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
     /// Says more exactly what is waited for.
     fn refine(&self, target: &Target) {
         self.front.board.edit(self.worker, |waits| {
-            for wait in waits.iter_mut().filter(|w| w.token == self.token) {
+            for wait in waits.iter_mut().filter(|wait| self.is_of(wait)) {
                 *wait = Arc::new(Wait {
-                    token: wait.token,
+                    settled: Arc::clone(&wait.settled),
                     from: Arc::clone(&wait.from),
                     lane: wait.lane,
                     target: target.clone(),
@@ -304,7 +327,8 @@ pub(crate) enum Verdict {
     Fine,
     /// It could never end.
     Stuck,
-    /// The aggregate of the awaited command is not known yet: ask again soon.
+    /// The aggregate of the awaited command is not known yet, or somebody else's wait is about to be refused: have
+    /// the wait polled again.
     Unknown,
 }
 
@@ -318,6 +342,8 @@ struct Watched {
     origin: Option<Origin>,
     /// Of a wait that a handler has polled.
     guard: Option<Guard>,
+    /// How often it was in the way of a circle that it is no part of.
+    bystander: u32,
 }
 
 impl Watch {
@@ -325,7 +351,7 @@ impl Watch {
     pub(crate) fn of<C: Command>(front: &Arc<Front>, command: &C) -> Result<Self, Panic> {
         let id = contain(|| Key::to_shared(command.aggregate_id()))?;
         let origin = Some(Origin { front: Arc::clone(front), id });
-        Ok(Self(Some(Box::new(Watched { origin, guard: None }))))
+        Ok(Self(Some(Box::new(Watched { origin, ..Watched::default() }))))
     }
 
     /// Called at each poll of a wait: inside a handler it publishes the wait, once, and tells whether
@@ -338,8 +364,8 @@ impl Watch {
         if self.0.is_none() && !in_handler() {
             return Verdict::Fine;
         }
-        let Watched { origin, guard } = &mut **self.0.get_or_insert_default();
-        watch(guard, || target(origin.as_ref()))
+        let Watched { origin, guard, bystander } = &mut **self.0.get_or_insert_default();
+        watch(guard, bystander, || target(origin.as_ref()))
     }
 
     /// Says more exactly what is waited for, if the wait is published.
@@ -370,12 +396,19 @@ impl Watch {
     }
 }
 
+/// A circle that goes on for so many looks is one that nobody else is refused for.
+const BYSTANDER: u32 = 64;
+
 #[cold]
-fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> Verdict {
+fn watch(
+    guard: &mut Option<Guard>,
+    bystander: &mut u32,
+    target: impl FnOnce() -> Option<Target>,
+) -> Verdict {
     let verdict = with_current(|frame| {
         if let Some(published) = guard.as_ref()
             && frame.is_that_of(published)
-            && published.settled
+            && published.is_settled()
         {
             return Verdict::Fine;
         }
@@ -383,18 +416,32 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
         *guard = None;
         let Some(target) = target() else { return Verdict::Fine };
         // A wait that can't be published can't be told from one that never ends.
-        let Ok(mut published) = publish(frame, target.clone()) else { return Verdict::Stuck };
+        let Ok(published) = publish(frame, target.clone()) else { return Verdict::Stuck };
         fence(Ordering::SeqCst);
-        let (verdict, reached) = judge(&target);
-        for front in reached {
-            // This may have been the last handler that could have made room there. A wake alone would
-            // be lost on a dispatcher that has looked at the boards and is about to sleep.
-            front.ask_for_review_if_waiting();
+        let verdict = match judge(frame, &target) {
+            Judged::Bystander if *bystander < BYSTANDER => {
+                *bystander += 1;
+                Verdict::Unknown
+            }
+            Judged::Bystander => Verdict::Stuck,
+            Judged::As(verdict) => verdict,
+        };
+        if verdict == Verdict::Stuck {
+            // Off the board before anything else: nobody is to be judged by a wait that is refused.
+            drop(published);
+            return verdict;
         }
-        published.settled = verdict == Verdict::Fine;
-        if verdict != Verdict::Stuck {
-            *guard = Some(published);
+        if verdict == Verdict::Fine {
+            published.settle();
+            // From here on dispatchers count it. This may have been the last handler that could have made room
+            // in any shard on which it depends by now. A wake alone would be lost on a dispatcher that has looked
+            // at the boards and is about to sleep.
+            fence(Ordering::SeqCst);
+            for reached in &Graph::see(&target, By::Handler).fronts {
+                reached.front.ask_for_review_if_it_matters();
+            }
         }
+        *guard = Some(published);
         verdict
     });
     verdict.unwrap_or_else(|| {
@@ -406,22 +453,14 @@ fn watch(guard: &mut Option<Guard>, target: impl FnOnce() -> Option<Target>) -> 
 
 /// Calls the `Clone` of the handler's own id, which may panic.
 fn publish(frame: &Frame<'_>, target: Target) -> Result<Guard, Panic> {
-    // Of the standard library always: it only tells one wait from another, and loom's can't be static.
-    static TOKENS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    // Relaxed: no two are the same, and that is all.
-    let token = TOKENS.fetch_add(1, Ordering::Relaxed);
     let from = contain(|| frame.id.to_shared())?;
-    let wait = Arc::new(Wait { token, from, lane: frame.lane, target });
+    let settled = Settled::new(AtomicBool::new(false));
+    let of_wait = Arc::clone(&settled);
+    let wait = Arc::new(Wait { settled: of_wait, from, lane: frame.lane, target });
     frame.published.set(true);
     frame.front().board.set_behind(frame.worker, (frame.behind)());
     frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
-    Ok(Guard {
-        front: Arc::clone(frame.front()),
-        worker: frame.worker,
-        run: frame.run,
-        token,
-        settled: false,
-    })
+    Ok(Guard { front: Arc::clone(frame.front()), worker: frame.worker, run: frame.run, settled })
 }
 
 /// A handler that waits.
@@ -443,6 +482,17 @@ struct Reached {
     full: bool,
 }
 
+/// Who judges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A handler, of its own wait: all that is published counts.
+    Handler,
+    /// A dispatcher that has lost a worker. It does not count waits that may yet be refused.
+    Bereft,
+    /// A dispatcher that has no room. It doesn't either, and counts reports.
+    Jammed,
+}
+
 /// What a judgement looks at: the boards that can be reached from the wait in question.
 #[derive(Default)]
 struct Graph {
@@ -450,14 +500,23 @@ struct Graph {
     nodes: Vec<Node>,
 }
 
-/// Whether a wait can end, but for jams; and the shards on which that depends.
-fn judge(target: &Target) -> (Verdict, impl Iterator<Item = Arc<Front>>) {
+/// What a handler finds of its wait.
+enum Judged {
+    /// Whether it can end, but for jams.
+    As(Verdict),
+    /// It can't, and could not even if its own handler could end: it closes no circle, and who does is refused.
+    Bystander,
+}
+
+fn judge(frame: &Frame<'_>, target: &Target) -> Judged {
     // What is not known yet stays unknown for the whole judgement: a lane that became known halfway
     // would find its own handler already taken for one that can end.
     let lane = target.lane();
-    let mut graph = Graph::around(target, false);
-    let verdict = graph.can_end(target, lane);
-    (verdict, std::mem::take(&mut graph.fronts).into_iter().map(|reached| reached.front))
+    let mut graph = Graph::around(target, By::Handler);
+    match graph.can_end(target, lane) {
+        Verdict::Stuck if graph.is_stuck_without(frame, target, lane) => Judged::Bystander,
+        verdict => Judged::As(verdict),
+    }
 }
 
 /// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
@@ -467,7 +526,7 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
     front.board.report(backlogs);
     fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
-    let graph = Graph::around(&room, true);
+    let graph = Graph::around(&room, By::Jammed);
     if !graph.is_full(front) {
         return Vec::new();
     }
@@ -488,12 +547,14 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
 /// Asked by a dispatcher that has lost a worker: whether one is left that is free, or busy with a
 /// handler that can end. A wait that was found able to end counted on the lost one, maybe.
 pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
+    // The loss first, then the look at who has settled: see `watch`.
+    fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
-    let graph = Graph::around(&room, false);
+    let graph = Graph::around(&room, By::Bereft);
     // A shard may be jammed now that counted on the lost worker.
     for Reached { front: other, .. } in &graph.fronts {
         if !Arc::ptr_eq(other, front) {
-            other.ask_for_review_if_waiting();
+            other.ask_for_review_if_it_matters();
         }
     }
     graph.has_worker(front)
@@ -507,8 +568,26 @@ impl Drop for Graph {
 }
 
 impl Graph {
-    /// All that bears on a wait, with what can end marked; with `jams`, by the reports as well.
-    fn around(target: &Target, jams: bool) -> Self {
+    /// All that bears on a wait, with what can end marked.
+    fn around(target: &Target, by: By) -> Self {
+        loop {
+            let mut graph = Self::see(target, by);
+            // What was counted on is looked at last.
+            while graph.mark_nodes() || graph.mark_fronts() || graph.mark_stale() {}
+            // The slots were read one after the other. If those that matter are the same still, there was a moment
+            // at which all of them were so; and if not, somebody has gone on.
+            if graph.nodes.iter().all(|node| node.can_end || graph.is_still_there(node)) {
+                return graph;
+            }
+        }
+    }
+
+    fn is_still_there(&self, node: &Node) -> bool {
+        let now = self.fronts[node.front].front.board.slots[node.worker].load();
+        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &node.waits))
+    }
+
+    fn see(target: &Target, by: By) -> Self {
         let mut graph = Self::default();
         graph.reach(target);
         let mut at = 0;
@@ -520,18 +599,29 @@ impl Graph {
                     graph.reach(&wait.target);
                 }
                 let lanes = waits.iter().map(|wait| wait.target.lane()).collect();
-                graph.nodes.push(Node { front: at, worker, waits, lanes, can_end: false });
+                // Relaxed: the fences of who settles and of who judges decide.
+                let settled = waits.iter().all(|wait| wait.settled.load(Ordering::Relaxed));
+                let can_end = by != By::Handler && !settled;
+                graph.nodes.push(Node { front: at, worker, waits, lanes, can_end });
             }
-            if jams {
+            if by == By::Jammed {
                 let report = front.board.report.load_full();
                 graph.fronts[at].full = report.is_some();
                 graph.fronts[at].report = report;
             }
             at += 1;
         }
-        // What was counted on is looked at last.
-        while graph.mark_nodes() || graph.mark_fronts() || graph.mark_stale() {}
         graph
+    }
+
+    /// Of a wait that can't end: whether it could not either if its own handler could.
+    fn is_stuck_without(&mut self, frame: &Frame<'_>, target: &Target, lane: u64) -> bool {
+        for node in &mut self.nodes {
+            node.can_end = node.worker == frame.worker
+                && Arc::ptr_eq(&self.fronts[node.front].front, frame.front());
+        }
+        while self.mark_nodes() {}
+        self.can_end(target, lane) == Verdict::Stuck
     }
 
     /// Marks the handlers that can end by what is known; true if there are more than before.

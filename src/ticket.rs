@@ -86,8 +86,8 @@ pub(crate) fn poll_outcome<T: Types>(
         Verdict::Fine => Poll::Pending,
         Verdict::Stuck => Poll::Ready(Err(CommandError::Deadlock)),
         Verdict::Unknown => {
-            // The dispatcher is awake, as the command is still in its channel; it needs one
-            // poll to tell the lane.
+            // If the command is still in its channel, the dispatcher is awake; it needs one poll to tell
+            // the lane.
             cx.waker().wake_by_ref();
             Poll::Pending
         }

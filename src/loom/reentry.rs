@@ -1,7 +1,7 @@
 //! The boards on which handlers publish their waits.
 
 use crate::loom::check::check;
-use crate::reentry::{Frame, Peers, Target, Verdict, Watch};
+use crate::reentry::{Frame, Peers, Target, Verdict, Watch, has_worker};
 use crate::shard::front::Front;
 use crate::sync::Arc;
 use loom::thread;
@@ -29,16 +29,80 @@ fn wait(peers: &Arc<Peers>, id: u8, other: u8) -> (Watch, Verdict) {
     (watch, verdict)
 }
 
+/// A shard with so many workers.
+fn peers(workers: usize) -> Arc<Peers> {
+    let fronts = Box::new([Arc::new(Front::new(4, workers))]);
+    Arc::new(Peers::new(fronts, workers))
+}
+
 #[test]
 fn two_handlers_that_wait_for_each_other_are_not_both_let() {
     check(|| {
         // One worker more than there are handlers: none is refused for want of one.
-        let fronts = Box::new([Arc::new(Front::new(4, 3))]);
-        let peers = Arc::new(Peers::new(fronts, 3));
+        let peers = peers(3);
         let other = Arc::clone(&peers);
         let other = thread::spawn(move || wait(&other, 1, 0));
         let (_watch, first) = wait(&peers, 0, 1);
         let (_watch, second) = other.join().unwrap();
         assert!(first == Verdict::Stuck || second == Verdict::Stuck);
+    });
+}
+
+#[test]
+fn a_handler_that_waits_for_a_member_of_a_circle_is_not_refused_for_it() {
+    check(|| {
+        let peers = peers(4);
+        let (_watch, waits) = wait(&peers, 1, 0);
+        assert_eq!(waits, Verdict::Fine);
+        let others = Arc::clone(&peers);
+        // Closes the circle, and goes on.
+        let closer = thread::spawn(move || wait(&others, 0, 1).1);
+        let (_watch, bystander) = wait(&peers, 2, 0);
+        assert_ne!(bystander, Verdict::Stuck);
+        assert_eq!(closer.join().unwrap(), Verdict::Stuck);
+    });
+}
+
+#[test]
+fn waits_that_come_one_after_the_other_are_no_circle() {
+    check(|| {
+        let peers = peers(4);
+        let third = Arc::clone(&peers);
+        let third = thread::spawn(move || wait(&third, 2, 0));
+        let (watch, first) = wait(&peers, 0, 1);
+        drop(watch);
+        let (_watch, second) = wait(&peers, 1, 0);
+        let (_watch, third) = third.join().unwrap();
+        assert_eq!([first, second, third], [Verdict::Fine; 3]);
+    });
+}
+
+#[test]
+fn a_wait_that_is_refused_is_none_that_a_dispatcher_counts() {
+    check(|| {
+        let peers = peers(1);
+        let front = Arc::clone(&peers.fronts[0]);
+        let dispatcher = thread::spawn(move || has_worker(&front));
+        // For its own aggregate. It goes on.
+        assert_eq!(wait(&peers, 0, 0).1, Verdict::Stuck);
+        assert!(dispatcher.join().unwrap());
+    });
+}
+
+#[test]
+fn a_wait_that_counts_on_a_lost_worker_is_judged_again() {
+    check(|| {
+        let peers = peers(2);
+        let front = Arc::clone(&peers.fronts[0]);
+        let dispatcher = thread::spawn(move || {
+            front.worker_lost();
+            has_worker(&front)
+        });
+        // For an aggregate that is not busy.
+        let (watch, verdict) = wait(&peers, 0, 1);
+        let left = dispatcher.join().unwrap();
+        // The dispatcher knows that nobody can end, or is told to look again.
+        assert!(verdict == Verdict::Stuck || !left || peers.fronts[0].take_review());
+        drop(watch);
     });
 }

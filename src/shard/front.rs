@@ -309,9 +309,9 @@ impl Front {
         self.order(order::SWEEP);
     }
 
-    /// As `ask_for_review`, if anybody waits.
-    pub(crate) fn ask_for_review_if_waiting(&self) {
-        if self.has_waiting() {
+    /// As `ask_for_review`, if anybody waits, or all that is queued may have to end without a worker.
+    pub(crate) fn ask_for_review_if_it_matters(&self) {
+        if self.has_waiting() || self.workers_left() < self.workers() {
             self.ask_for_review();
         }
     }
@@ -361,7 +361,7 @@ impl Front {
         debug_assert!(before > 0, "more tombstones gone than there were");
         if before == 1 {
             // They were in the way of a judgement about who waits.
-            self.ask_for_review_if_waiting();
+            self.ask_for_review_if_it_matters();
         }
     }
 

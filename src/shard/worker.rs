@@ -374,6 +374,9 @@ where
         // Register, then look: an order that comes after this look wakes the worker.
         self.floor.front.crew.register(self.worker, cx.waker());
         if self.obey(pace, turn) && is_load {
+            if driving.published {
+                self.floor.front.board.clear(self.worker);
+            }
             return Poll::Ready(Driven::Stopped);
         }
         Poll::Pending
