@@ -19,10 +19,10 @@
 //! (Two that close it at the same moment may both be refused.)
 //!
 //! **None is invented.** What a judgement counts on was there at one moment: it looks twice at each slot that
-//! matters. A handler that waits for a member of a circle, and is none itself, has its wait polled again: who
-//! closed that circle is about to be refused. And a wait is *settled* when it was found able to end, and may be refused
-//! until then: dispatchers, whose judgement is for good, count settled ones alone. Who settles has a fence, and then asks
-//! the dispatchers that it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other.
+//! matters. And a wait is *settled* when it was found able to end; until then it may be refused. A handler that could
+//! go on but for waits that are not settled has its own polled again. Dispatchers, whose judgement is for good, count
+//! settled ones alone: who settles has a fence, and then asks the dispatchers that it finds to judge again; a dispatcher
+//! has one before it looks. So one of the two sees the other.
 //!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
 //! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
@@ -327,8 +327,8 @@ pub(crate) enum Verdict {
     Fine,
     /// It could never end.
     Stuck,
-    /// The aggregate of the awaited command is not known yet, or somebody else's wait is about to be refused: have
-    /// the wait polled again.
+    /// The aggregate of the awaited command is not known yet, or it depends on waits that may yet be refused: have
+    /// it polled again.
     Unknown,
 }
 
@@ -342,8 +342,8 @@ struct Watched {
     origin: Option<Origin>,
     /// Of a wait that a handler has polled.
     guard: Option<Guard>,
-    /// How often it was in the way of a circle that it is no part of.
-    bystander: u32,
+    /// How often it gave way to others.
+    gave_way: u32,
 }
 
 impl Watch {
@@ -364,8 +364,8 @@ impl Watch {
         if self.0.is_none() && !in_handler() {
             return Verdict::Fine;
         }
-        let Watched { origin, guard, bystander } = &mut **self.0.get_or_insert_default();
-        watch(guard, bystander, || target(origin.as_ref()))
+        let Watched { origin, guard, gave_way } = &mut **self.0.get_or_insert_default();
+        watch(guard, gave_way, || target(origin.as_ref()))
     }
 
     /// Says more exactly what is waited for, if the wait is published.
@@ -396,13 +396,13 @@ impl Watch {
     }
 }
 
-/// A circle that goes on for so many looks is one that nobody else is refused for.
-const BYSTANDER: u32 = 64;
+/// So often a wait gives way to others that may yet be refused. Then it is refused itself.
+const GIVE_WAY: u32 = if cfg!(shardpool_loom) { 1 } else { 64 };
 
 #[cold]
 fn watch(
     guard: &mut Option<Guard>,
-    bystander: &mut u32,
+    gave_way: &mut u32,
     target: impl FnOnce() -> Option<Target>,
 ) -> Verdict {
     let verdict = with_current(|frame| {
@@ -419,11 +419,11 @@ fn watch(
         let Ok(published) = publish(frame, target.clone()) else { return Verdict::Stuck };
         fence(Ordering::SeqCst);
         let verdict = match judge(frame, &target) {
-            Judged::Bystander if *bystander < BYSTANDER => {
-                *bystander += 1;
+            Judged::ByUnsettled if *gave_way < GIVE_WAY => {
+                *gave_way += 1;
                 Verdict::Unknown
             }
-            Judged::Bystander => Verdict::Stuck,
+            Judged::ByUnsettled => Verdict::Stuck,
             Judged::As(verdict) => verdict,
         };
         if verdict == Verdict::Stuck {
@@ -470,6 +470,8 @@ struct Node {
     waits: Arc<Vec<Arc<Wait>>>,
     /// The lane of the command that each of them waits for, as it was known at first sight.
     lanes: Vec<u64>,
+    /// All of them are.
+    settled: bool,
     can_end: bool,
 }
 
@@ -504,8 +506,8 @@ struct Graph {
 enum Judged {
     /// Whether it can end, but for jams.
     As(Verdict),
-    /// It can't, and could not even if its own handler could end: it closes no circle, and who does is refused.
-    Bystander,
+    /// It can't, but only because of waits of others that may yet be refused.
+    ByUnsettled,
 }
 
 fn judge(frame: &Frame<'_>, target: &Target) -> Judged {
@@ -514,7 +516,7 @@ fn judge(frame: &Frame<'_>, target: &Target) -> Judged {
     let lane = target.lane();
     let mut graph = Graph::around(target, By::Handler);
     match graph.can_end(target, lane) {
-        Verdict::Stuck if graph.is_stuck_without(frame, target, lane) => Judged::Bystander,
+        Verdict::Stuck if !graph.is_stuck_by_settled(frame, target, lane) => Judged::ByUnsettled,
         verdict => Judged::As(verdict),
     }
 }
@@ -602,7 +604,7 @@ impl Graph {
                 // Relaxed: the fences of who settles and of who judges decide.
                 let settled = waits.iter().all(|wait| wait.settled.load(Ordering::Relaxed));
                 let can_end = by != By::Handler && !settled;
-                graph.nodes.push(Node { front: at, worker, waits, lanes, can_end });
+                graph.nodes.push(Node { front: at, worker, waits, lanes, settled, can_end });
             }
             if by == By::Jammed {
                 let report = front.board.report.load_full();
@@ -614,11 +616,12 @@ impl Graph {
         graph
     }
 
-    /// Of a wait that can't end: whether it could not either if its own handler could.
-    fn is_stuck_without(&mut self, frame: &Frame<'_>, target: &Target, lane: u64) -> bool {
+    /// Of a wait that can't end: whether that is so without waits of other handlers that may yet be refused.
+    fn is_stuck_by_settled(&mut self, frame: &Frame<'_>, target: &Target, lane: u64) -> bool {
         for node in &mut self.nodes {
-            node.can_end = node.worker == frame.worker
+            let own = node.worker == frame.worker
                 && Arc::ptr_eq(&self.fronts[node.front].front, frame.front());
+            node.can_end = !own && !node.settled;
         }
         while self.mark_nodes() {}
         self.can_end(target, lane) == Verdict::Stuck

@@ -7,8 +7,8 @@ use crate::sync::Arc;
 use loom::thread;
 use std::cell::Cell;
 
-/// As the handler of an aggregate that begins to wait for a command of another one.
-fn wait(peers: &Arc<Peers>, id: u8, other: u8) -> (Watch, Verdict) {
+/// As the handler of an aggregate that polls a wait for a command of another one.
+fn poll(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8) -> Verdict {
     let published = Cell::new(false);
     let frame = Frame {
         peers,
@@ -24,8 +24,13 @@ fn wait(peers: &Arc<Peers>, id: u8, other: u8) -> (Watch, Verdict) {
         let front = Arc::clone(&peers.fronts[0]);
         Target::Command { front, id: Some(Arc::new(other)), cell: None }
     };
+    frame.scope(|| watch.judge(|_| Some(target())))
+}
+
+/// The first poll of one.
+fn wait(peers: &Arc<Peers>, id: u8, other: u8) -> (Watch, Verdict) {
     let mut watch = Watch::default();
-    let verdict = frame.scope(|| watch.judge(|_| Some(target())));
+    let verdict = poll(&mut watch, peers, id, other);
     (watch, verdict)
 }
 
@@ -42,8 +47,15 @@ fn two_handlers_that_wait_for_each_other_are_not_both_let() {
         let peers = peers(3);
         let other = Arc::clone(&peers);
         let other = thread::spawn(move || wait(&other, 1, 0));
-        let (_watch, first) = wait(&peers, 0, 1);
-        let (_watch, second) = other.join().unwrap();
+        let (mut of_first, mut first) = wait(&peers, 0, 1);
+        let (mut of_second, mut second) = other.join().unwrap();
+        // Who gives way is polled again.
+        while first == Verdict::Unknown {
+            first = poll(&mut of_first, &peers, 0, 1);
+        }
+        while second == Verdict::Unknown {
+            second = poll(&mut of_second, &peers, 1, 0);
+        }
         assert!(first == Verdict::Stuck || second == Verdict::Stuck);
     });
 }
