@@ -52,14 +52,14 @@
 //! three and two, and the end of a command is known to be the waker's end as well.
 
 use crate::block;
-use crate::command::{Context as HandlerContext, Receipt};
+use crate::command::{Command, Context as HandlerContext, Receipt};
 use crate::contain::{contain, drop_contained, register_contained};
 use crate::error::CommandError;
 use crate::prefetch::prefetch;
 use crate::shard::front::Front;
 use crate::stats::Kind;
 use crate::sync::{Arc, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence};
-use crate::types::Types;
+use crate::types::{Types, TypesOf};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -225,10 +225,11 @@ pub(crate) struct Probed {
     let_go: unsafe fn(NonNull<()>),
 }
 
-// SAFETY: as for an `Arc` of a cell, which is `Send` and `Sync`.
-unsafe impl<T: Types> Send for Held<T> {}
+// SAFETY: as for an `Arc` of a cell, which is `Send` and `Sync`. (Not for any `T: Types`: a command or an output
+// that holds its own pool would need the answer to this to give the answer.)
+unsafe impl<C: Command, O: Send, E: Send> Send for Held<TypesOf<C, O, E>> {}
 // SAFETY: as above.
-unsafe impl<T: Types> Sync for Held<T> {}
+unsafe impl<C: Command, O: Send, E: Send> Sync for Held<TypesOf<C, O, E>> {}
 // SAFETY: as above; every `Probe` is both.
 unsafe impl Send for Probed {}
 // SAFETY: as above.

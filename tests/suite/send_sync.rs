@@ -135,6 +135,30 @@ impl CommandHandler for Fan {
     }
 }
 
+/// A command that may lead to others of its pool, and an output with a command's ticket.
+struct Chained(u32, Option<WeakPool<Chained, Follows, Error>>);
+
+struct Follows(Option<Ticket<Chained, Follows, Error>>);
+
+impl Command for Chained {
+    type AggregateId = u32;
+    fn aggregate_id(&self) -> &u32 {
+        &self.0
+    }
+}
+
+#[test]
+fn g19_a_command_can_hold_its_own_pool_and_an_output_a_ticket() {
+    let handler = shardpool::handler_fn(|_: &mut (), Chained(id, pool): Chained, _: &Context| {
+        let next = pool.and_then(|pool| pool.upgrade()?.try_submit(Chained(id + 1, None)).ok());
+        Ok::<_, Failure<Error>>(Follows(next))
+    });
+    let pool = ShardPool::builder(handler).start(Threads::new()).unwrap();
+    let first = pool.blocking_send(Chained(1, Some(pool.downgrade()))).unwrap();
+    let second = first.output.0.expect("a ticket").blocking_wait().unwrap();
+    assert!(second.output.0.is_none());
+}
+
 /// The name of a pool over a closure can be written down.
 struct Service {
     pool: ShardPool<Named, usize, Error>,
