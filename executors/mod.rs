@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`Threads`] | always there | can't be dropped: one OS thread per future, until the pool ends |
 //! | `Tokio` | `tokio` | drops the futures: shards close, what they held is aborted |
-//! | `Smol` | `smol` | the same |
+//! | `Smol` | `smol` | the same; the global one can't be dropped |
 //! | `AsyncStd` | `async-std` | can't be dropped: it is the process's |
 //! | `sim::Sim` | `sim` | as `Tokio`, when the test says so; for tests |
 //!

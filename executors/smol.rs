@@ -1,4 +1,4 @@
-//! The adapter for smol. Who may touch a task that is spawned on it, and when: see `Slot`.
+//! The adapter for smol. Who may touch a task that is spawned on it, and when: see `Guarded`.
 
 use super::{Clock, Executor, SpawnError, Task};
 use atomic_waker::AtomicWaker;

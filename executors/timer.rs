@@ -1,4 +1,6 @@
-//! A timer thread for the process, for executors that have no timer of their own.
+//! A timer thread for the process, `shardpool-timer`, for drains with a deadline: where the executor has no
+//! timer or its timer is gone, and in `blocking_wait`. The first such wait starts it, behind a `OnceLock`; it
+//! stays until the process ends.
 //!
 //! # Who may touch what, and when
 //!

@@ -5,7 +5,8 @@
 //!
 //! Two parties hold a cell: the **queue side** (an [`Envelope`], later a [`Claimed`]; there is one
 //! at a time) and the **caller side** (a `Ticket`, or a submission that waits for room). Before that it
-//! is a [`Draft`], all of which is the submitter's; what follows is about cells that are shared.
+//! is a [`Draft`], all of which is the submitter's; what follows is about cells that are shared. Clones of a
+//! handler's context and waits that handlers have published hold the cell too; they read `state` and `lane`.
 //!
 //! | field | who | when |
 //! | --- | --- | --- |
@@ -16,8 +17,8 @@
 //! | `next` | queue side | always: it links the envelopes of a chain |
 //! | `lane` | queue side | once, when the command comes to its lane; everybody reads it |
 //! | `holders` | who holds the cell | when a hold is cloned or dropped; the last to go ends the cell |
-//! | `waker` | caller side | while the state has no `WATCHED` and is not `DONE` |
-//! | `waker` | both read | while the state has `WATCHED` |
+//! | `waker` | caller side | while the state has no `WATCHED` |
+//! | `waker` | both read | while the state has `WATCHED`; the caller may compare it a moment longer, see below |
 //! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |
 //! | `extra.lobby` | a waiting submission registers, queue side wakes | before it is accepted |
 //! | `front`, `has_extra`, the rest of `extra` | everybody reads | never written while shared |
@@ -39,7 +40,11 @@
 //! ```
 //!
 //! From `QUEUED` to `CLAIMED_ASKED` a state may have the flag `WATCHED` in addition: the caller has
-//! left its waker.
+//! left its waker. `DONE` may have it for a moment, while the caller finds out that it came too late.
+//!
+//! A caller that has seen `WATCHED` compares the waker with its new one, and the queue side may take it out
+//! meanwhile. Nobody but the caller writes one over it, and `will_wake` compares two pointers and follows
+//! neither, so it does not matter if what they point to is gone.
 //!
 //! **Exactly one outcome** (G5): the only ways out of `QUEUED` are two compare-and-exchanges from
 //! `QUEUED`, the queue side's to `CLAIMED` and the caller's to `WITHDRAWING`; one of them wins.
@@ -49,7 +54,7 @@
 //! the outcome and then swaps the state for `DONE`. Both are read-modify-writes of one byte, so one
 //! comes first: either the swap finds `WATCHED`, and wakes; or setting the flag finds `DONE`, and the
 //! caller does not wait. That is one such operation for each side, where an `AtomicWaker` takes
-//! three and two, and the end of a command is known to be the waker's end as well.
+//! two for each, and the end of a command is known to be the waker's end as well.
 
 use crate::block;
 use crate::command::{Command, Context as HandlerContext, Receipt};
@@ -172,7 +177,7 @@ impl<T: Types> Slot<T> {
 /// In this order: what both sides work on is in front, on the first line of the cache.
 #[repr(C, align(64))]
 pub(crate) struct Cell<T: Types> {
-    /// How many hold the cell: both sides, and clones of a handler's context.
+    /// How many hold the cell: both sides, clones of a handler's context, waits that handlers have published.
     holders: AtomicU32,
     state: AtomicU8,
     /// Whether there is something in `extra`, which is not on the first line.

@@ -6,6 +6,9 @@
 //! leaves a waker cell in `waiters` and then looks at `alive` again. Whoever lowers `alive` to zero
 //! empties `waiters` after that. Both take the lock of the same flume channel: if the emptying came
 //! first, the drain's later look sees zero; otherwise the emptying finds the cell.
+//!
+//! A drain that registers also takes up to two cells off, and puts back those that are in use: the emptying
+//! may miss such a cell. So the drain looks at `alive` after that, and if it is zero empties `waiters` itself.
 
 use crate::contain::{contain, drop_contained, register_contained};
 use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering, Receiver, Sender, unbounded};

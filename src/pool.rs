@@ -56,7 +56,8 @@ pub struct ShardPool<C: Command, O: Send, E: Send> {
     pub(crate) inner: Arc<Inner<TypesOf<C, O, E>>>,
 }
 
-/// What the handles of a pool share. The pool's futures share none of it but the shards.
+/// What the handles of a pool share. The pool's futures do not hold it, but each holds what it needs of the
+/// shards, the clock, the peers and the lifecycle.
 pub(crate) struct Inner<T: Types> {
     pub(crate) shards: Box<[Arc<Shard<T>>]>,
     pub(crate) router: Router<IdOf<T>>,

@@ -1,8 +1,8 @@
 //! The one door to atomics: those of the standard library, or loom's under `--cfg shardpool_loom`.
 //!
-//! Every file with a protocol on atomics takes its types from here, so that the very code that
-//! ships is what the model checker runs. The channel is flume's, or a queue behind a lock that loom
-//! can look into.
+//! Every file of the core with a protocol on atomics takes its types from here, but for `park.rs`, so that
+//! the very code that ships is what the model checker runs. The adapters in `executors/` take the standard
+//! library's. The channel is flume's, or a queue behind a lock that loom can look into.
 
 #[cfg(not(shardpool_loom))]
 mod imp {

@@ -2,7 +2,8 @@
 //!
 //! Each model runs the very code that ships, under every interleaving of its threads with up to
 //! `LOOM_MAX_PREEMPTIONS` preemptions, and under every value that the memory model lets a load
-//! return. `.ci/loom` runs them all.
+//! return. `.ci/loom` runs them all. Those of front and floor (`src/shard/models`) have a dispatcher's loop
+//! that is written for the model; those of the whole pool run all of it.
 //!
 //! What loom can't see: it takes accesses that are SeqCst for acquire and release only (fences are
 //! what they are), so where the code relies on the one order of such accesses it has a fence more

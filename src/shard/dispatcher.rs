@@ -27,7 +27,8 @@
 //! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
 //! up the task that the thread has woken last. For the same reason a worker that has woken the dispatcher,
-//! by a lane that comes back or by room, lets others run before it claims the next command.
+//! by a lane that comes back, by room for commands or by room in the ring, lets others run before it claims
+//! the next command.
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
 //! woken, first lets the others run, who may bring more.

@@ -6,7 +6,7 @@
 //! | field | who writes |
 //! | --- | --- |
 //! | `ring` | the dispatcher pushes; workers pop, and the dispatcher when it sweeps, aborts or ends |
-//! | `returned` | workers push, the dispatcher takes |
+//! | `returned` | workers push, and the dispatcher at its end, what it takes out of the ring; the dispatcher takes |
 //! | `more`, `orders`, `ended` | the dispatcher |
 //!
 //! `orders` and `ended` are written with release and read with acquire: who obeys has seen what led to it.

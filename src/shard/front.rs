@@ -5,11 +5,11 @@
 //!
 //! | field | who writes |
 //! | --- | --- |
-//! | `word` | submitters and the dispatcher: see below |
+//! | `word` | submitters, the dispatcher, whoever closes, aborts or wakes: see below |
 //! | `freed` | who looks for room and has counted anew; it only may be too low |
 //! | `posts` | each worker its own tally; whoever gives room back adds to one `freed` of them |
-//! | `attention` | set by who waits or closes, cleared by the dispatcher |
-//! | `tombstones` | a caller that withdraws adds, the queue side subtracts |
+//! | `attention` | set by who waits or closes; cleared by the dispatcher, which may set it again (`relax`) |
+//! | `tombstones` | a caller that withdraws adds, and subtracts its own if that may not count; the queue side subtracts |
 //! | `abandoned` | a submission that gives up waiting adds, the dispatcher takes off those it has cleared away |
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
 //! | `workers_left` | a worker that is dropped subtracts |
@@ -37,6 +37,10 @@
 //! * `DEAD` says that the dispatcher is gone: a submitter that reads it after its push empties the
 //!   channels itself.
 //!
+//! It is written by submitters, also by those that give up waiting; by the dispatcher; by whoever closes or
+//! aborts; by whoever refuses a submission that waits, as a submitter may that empties the lobby; and by whoever
+//! wakes the dispatcher, which takes `ASLEEP` away: workers and withdrawing callers do so too.
+//!
 //! # Room
 //!
 //! Queued is what was accepted and is not given back. The two are counted apart, so that a worker
@@ -61,12 +65,13 @@
 //! none. Who clears `ASLEEP` has it run: by its own task, which is always registered or going to be polled,
 //! or by a worker (`crew.rs`).
 //!
-//! * Who pushes on a channel reads the word after the push. If it reads one from before (2), it was
-//!   accepted before (2) as well, in the order of this one word; so the dispatcher, which reads at (2)
+//! * Who pushes on the command channel reads the word after the push. If it reads one from before (2), it
+//!   was accepted before (2) as well, in the order of this one word; so the dispatcher, which reads at (2)
 //!   that more was accepted than it has taken, asks the channel, under its lock. If it asks after the
 //!   push it finds it; if before, the push took the lock after it, and so reads what came after (2).
-//! * Who does anything else has a fence between that and reading the word. Of this fence and (3) one
-//!   comes first: either the word shows `ASLEEP`, or (4) sees what was done.
+//! * Who does anything else, a push in the lobby included, has a fence between that and reading the word
+//!   (`wake`). Of this fence and (3) one comes first: either the word shows `ASLEEP`, or (4) sees what was
+//!   done.
 //!
 //! Operations on the word are relaxed unless said otherwise: it carries counts, and commands travel
 //! through flume's lock. What the modification order of one word gives is enough.
@@ -270,7 +275,7 @@ impl Front {
         counters.fold(0, |sum, post| sum.wrapping_add(post.freed.load(Ordering::Acquire)))
     }
 
-    /// Asked after each push: whether the dispatcher sleeps or is gone.
+    /// Asked after each push on the command channel: whether the dispatcher sleeps or is gone.
     #[inline]
     pub(crate) fn is_away(&self) -> bool {
         // Relaxed: see the top. If the dispatcher is gone, its last look took the channel's lock before
@@ -466,7 +471,7 @@ impl Front {
         slept
     }
 
-    /// Wakes the dispatcher if it sleeps, after a push on a channel.
+    /// Wakes the dispatcher if it sleeps, after a push on the command channel.
     pub(crate) fn wake_after_push(&self) {
         // A worker in its place, unless there is more to do than to hand out a command, as far as the word tells.
         if let Some(word) = self.rouse()

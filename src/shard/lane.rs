@@ -3,7 +3,8 @@
 //! # Who may touch what, and when
 //!
 //! Two handles point to a lane: the dispatcher's [`Seat`], which lives as long as the aggregate is
-//! resident, and a [`Hold`], which exists while the lane is out: in the ring, or with a worker.
+//! resident, and a [`Hold`], which exists while the lane is out: in the ring, with a worker, or with the
+//! dispatcher, which has taken it out of the ring again.
 //!
 //! | field | who | when |
 //! | --- | --- | --- |
@@ -11,26 +12,34 @@
 //! | `out`, `asked`, `desk` | the dispatcher | always |
 //! | `body` | the holder | while a `Hold` exists |
 //! | `body` | the dispatcher | while the lane is home |
-//! | `next` | the worker that pushes the lane on the stack of returned lanes, then the dispatcher | |
+//! | `next` | who pushes the lane on the stack of returned lanes: a worker, or the dispatcher at its end | |
+//! | `next` | who takes the stack: the dispatcher, or the stack's drop | |
 //! | `status` | both, as follows | |
 //!
 //! ```text
 //!   HOME ──(dispatcher hands out)──▶ OUT ──(worker: swap)──▶ HOME
-//!                                    │
-//!                (dispatcher, when commands wait)
-//!                                    ▼
-//!                                  WANTED ──(worker: swap)──▶ HOME, and the worker pushes the
-//!                                    │                        lane on the stack and wakes
-//!          (dispatcher gone: swap)   ▼
-//!                                 ORPHAN ──(worker: swap)──▶ the worker frees the lane
+//!     │                              │
+//!     │          (dispatcher, when it wants the lane back)
+//!     │                              ▼
+//!     └──(handed out, to come ───▶ WANTED ──(worker: swap)──▶ HOME, and the worker pushes the
+//!         back by itself)            │                        lane on the stack and wakes
+//!     (dispatcher gone: swap,        ▼
+//!      of `OUT` as well)          ORPHAN ──(worker: swap)──▶ the worker frees the lane
 //! ```
 //!
-//! **Single owner.** The body changes hands at two places: into the ring (a release push, an
-//! acquire pop), and by the worker's one swap to `HOME` (release), which the dispatcher reads with
-//! acquire, or which the stack carries. After its swap to `HOME` a worker does not touch the lane,
-//! unless the swap told it that the lane was wanted: then the lane is still its own until the push,
-//! since a dispatcher that has asked for a lane waits for it to come by the stack, and frees no
-//! lane that it waits for.
+//! **Single owner.** The body changes hands at three places:
+//!
+//! * through the ring, by a release push and an acquire pop;
+//! * by the worker's one swap to `HOME` (release), which the dispatcher reads with acquire, or which the
+//!   stack carries;
+//! * when the dispatcher takes a lane out of the ring again: it has the body by that pop. If it ends the hold by
+//!   `into_raw`, the status stays as it is, and the seat's `out` says that the lane is home. At its end it
+//!   lets the lane go as a worker does.
+//!
+//! After its swap to `HOME` a worker does not touch the lane, unless the swap told it one of two things. The
+//! lane was `WANTED`: then it is still the worker's until the push, since a dispatcher that has asked for a
+//! lane waits for it to come by the stack, and frees no lane that it waits for. Or it was an `ORPHAN`: then it
+//! is the worker's for good, which frees it.
 //!
 //! **Freed once.** A dispatcher that goes swaps the status of each lane that is out to `ORPHAN`. If
 //! the old value is `OUT` or `WANTED`, the worker's later swap reads `ORPHAN`, and the worker frees
@@ -47,11 +56,14 @@ use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
 
 mod status {
-    /// The body is the dispatcher's.
+    /// The body is the dispatcher's; if it waits for the lane, once that has come by the stack.
     pub(super) const HOME: u8 = 0;
-    /// The body is the holder's; nobody waits for the lane.
+    /// The body is the holder's; nobody waits for the lane. It stays so on a lane that the dispatcher has taken
+    /// out of the ring again and kept: then the seat's `out` says that it is home, and the body is the
+    /// dispatcher's.
     pub(super) const OUT: u8 = 1;
-    /// The body is the holder's; the dispatcher waits for the lane.
+    /// The body is the holder's; the dispatcher waits for the lane. For one that was taken out of the ring
+    /// again, as `OUT`.
     pub(super) const WANTED: u8 = 2;
     /// The body is the holder's, and the lane as well: the dispatcher is gone.
     pub(super) const ORPHAN: u8 = 3;
