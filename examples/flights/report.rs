@@ -110,8 +110,15 @@ impl fmt::Display for Summary {
         };
         let all = spans.len();
         match spans.iter().filter(|span| !span.is_whole()).count() {
-            0 => write!(f, "versions in the store: 1..n without a gap, for each of {all} aircraft"),
-            gaps => write!(f, "versions in the store: GAPS, for {gaps} of {all} aircraft"),
+            0 => {
+                write!(f, "versions in the store: 1..n without a gap, for each of {all} aircraft")?
+            }
+            gaps => write!(f, "versions in the store: GAPS, for {gaps} of {all} aircraft")?,
+        }
+        // A version is given to the first leg that is stored, so no gap shows those that were not.
+        match self.outcomes.failed {
+            0 => Ok(()),
+            failed => write!(f, ", BUT {failed} commands failed, and their aircraft stop there"),
         }
     }
 }
@@ -140,25 +147,39 @@ mod tests {
         );
     }
 
+    fn span(events: u64, first: u64, last: u64) -> Span {
+        Span { aircraft: b"N1"[..].into(), events, first, last }
+    }
+
+    fn summary(spans: Option<Vec<Span>>) -> Summary {
+        Summary {
+            outcomes: Outcomes::default(),
+            malformed: 3,
+            without_aircraft: 0,
+            aircraft: 0,
+            elapsed: Duration::ZERO,
+            spans,
+        }
+    }
+
     #[test]
     fn a_gap_shows() {
-        let span = |events, first, last| Span { aircraft: b"N1"[..].into(), events, first, last };
-        let says = |spans| {
-            let summary = Summary {
-                outcomes: Outcomes::default(),
-                malformed: 3,
-                without_aircraft: 0,
-                aircraft: 0,
-                elapsed: Duration::ZERO,
-                spans,
-            };
-            summary.to_string()
-        };
+        let says = |spans| summary(spans).to_string();
         assert!(says(Some(vec![span(3, 1, 3)])).contains("without a gap, for each of 1 aircraft"));
         assert!(says(Some(vec![span(3, 1, 3), span(2, 1, 3)])).contains("GAPS, for 1 of 2"));
         assert!(says(Some(vec![span(3, 2, 4)])).contains("GAPS"));
         assert!(says(None).contains("NOT CHECKED"));
         assert!(says(None).contains("malformed rows:                  3\n"));
+    }
+
+    #[test]
+    fn a_leg_that_failed_shows_though_no_version_is_missing() {
+        let mut summary = summary(Some(vec![span(3, 1, 3)]));
+        assert!(summary.to_string().ends_with("without a gap, for each of 1 aircraft"));
+        summary.outcomes.failed = 2;
+        assert!(
+            summary.to_string().ends_with("BUT 2 commands failed, and their aircraft stop there")
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool, String> {
 
 fn start(options: &Options, store: &Arc<Store>) -> Result<PoolOf<Fleet>, String> {
     let store = store.clone();
-    let fleet = Arc::new(Fleet { store });
+    let fleet = Arc::new(Fleet::new(store));
     let mut builder = ShardPool::builder(fleet.clone()).loader(fleet);
     if let Some(shards) = options.shards {
         builder = builder.shards(shards);

@@ -6,7 +6,7 @@ mod sqlite;
 
 use crate::fleet::{AircraftId, Flown};
 use memory::Memory;
-use scratch::Scratch;
+pub(crate) use scratch::Scratch;
 use sqlite::Sqlite;
 use std::fmt;
 use std::path::PathBuf;
