@@ -7,14 +7,17 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The file for `--out`. It is opened before anything is run, so that it fails early, and keeps
-/// what it held until there is something to write.
+/// what it held until all that there is to write has been written.
 #[derive(Debug)]
 pub(crate) struct OutFile {
+    /// Of a regular file, with all links followed: they stay when another file takes its place.
     path: PathBuf,
     file: File,
+    is_regular: bool,
     /// Made by this run, and still empty.
     fresh: bool,
 }
@@ -33,21 +36,61 @@ impl OutFile {
         options.write(true);
         let (file, fresh) = match options.clone().create_new(true).open(path) {
             Ok(file) => (file, true),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => (options.open(path)?, false),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                // A link that leads nowhere is there too, and what it names is made.
+                let fresh = !path.exists();
+                (options.create(fresh).open(path)?, fresh)
+            }
             Err(error) => return Err(error),
         };
-        let path = path.to_owned();
-        Ok(Self { path, file, fresh })
+        let is_regular = file.metadata()?.is_file();
+        let path = if is_regular { path.canonicalize()? } else { path.to_owned() };
+        Ok(Self { path, file, is_regular, fresh })
     }
 
-    pub(crate) fn write(mut self, lines: &[Line]) -> io::Result<()> {
-        self.fresh = false;
-        // Anything else, such as a pipe, has no length to cut.
-        if self.file.metadata()?.is_file() {
-            self.file.set_len(0)?;
-        }
-        write_lines(BufWriter::new(&self.file), lines)
+    pub(crate) fn write(self, lines: &[Line]) -> io::Result<()> {
+        self.write_with(|file| write_lines(BufWriter::new(file), lines))
     }
+
+    fn write_with(mut self, write: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        if self.is_regular {
+            match self.replace(&write) {
+                // By the folder, or by what is mounted there: only the content can be replaced.
+                Err(error) if is_forbidden(&error) => self.file.set_len(0)?,
+                result => {
+                    self.fresh &= result.is_err();
+                    return result;
+                }
+            }
+        }
+        write(&self.file)
+    }
+
+    /// Writes a file beside it, which then takes its place: what could not be written to its end
+    /// leaves what was there.
+    fn replace(&self, write: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = now.unwrap_or_default().as_nanos();
+        let beside = self.path.with_file_name(format!(".flights-{}-{nanos}", process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
+        let replaced = self
+            .file
+            .metadata()
+            .and_then(|old| file.set_permissions(old.permissions()))
+            .and_then(|()| write(&file))
+            // Some disks are known to be full only now.
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&beside, &self.path));
+        if replaced.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        replaced
+    }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    use ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
 }
 
 impl Drop for OutFile {
@@ -127,6 +170,8 @@ impl fmt::Display for Summary {
 mod tests {
     use super::*;
     use crate::fleet::Flown;
+    use crate::store::Scratch;
+    use std::cell::Cell;
 
     #[test]
     fn a_line_has_what_the_store_has() {
@@ -182,12 +227,17 @@ mod tests {
         );
     }
 
+    /// A folder, the path of a file in it, and that of one that can be made there.
+    fn files() -> (Scratch, PathBuf, PathBuf) {
+        let scratch = Scratch::new().unwrap();
+        let (old, new) = (scratch.folder().join("old"), scratch.folder().join("new"));
+        fs::write(&old, "kept").unwrap();
+        (scratch, old, new)
+    }
+
     #[test]
     fn an_out_file_that_is_not_written_leaves_all_as_it_was() {
-        let folder = std::env::temp_dir().join(format!("flights-out-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        let (new, old) = (folder.join("new"), folder.join("old"));
-        fs::write(&old, "kept").unwrap();
+        let (scratch, old, new) = files();
 
         for path in [&new, &old] {
             drop(OutFile::open(path).unwrap());
@@ -199,8 +249,55 @@ mod tests {
             OutFile::open(path).unwrap().write(&[]).unwrap();
             assert!(fs::read(path).unwrap().starts_with(b"aircraft,"));
         }
-        assert!(OutFile::open(&folder).is_err());
-        assert!(OutFile::open(&folder.join("no/such")).is_err());
-        fs::remove_dir_all(&folder).unwrap();
+        assert!(OutFile::open(scratch.folder()).is_err());
+        assert!(OutFile::open(&scratch.folder().join("no/such")).is_err());
+        assert_eq!(fs::read_dir(scratch.folder()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_out_file_that_is_cut_short_leaves_all_as_it_was() {
+        let (scratch, old, new) = files();
+        for path in [&new, &old] {
+            let written = OutFile::open(path).unwrap().write_with(|mut file| {
+                file.write_all(b"cut")?;
+                Err(ErrorKind::StorageFull.into())
+            });
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::StorageFull);
+        }
+        assert_eq!(fs::read(&old).unwrap(), b"kept");
+        assert_eq!(fs::read_dir(scratch.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_out_file_that_nothing_may_be_beside_is_written_all_the_same() {
+        let (scratch, old, _) = files();
+        // Not by the folder's permissions, which do not hold for every user.
+        let forbidden = Cell::new(true);
+        let written = OutFile::open(&old).unwrap().write_with(|mut file| {
+            if forbidden.take() {
+                return Err(ErrorKind::PermissionDenied.into());
+            }
+            file.write_all(b"new")
+        });
+        written.unwrap();
+        assert_eq!(fs::read(&old).unwrap(), b"new");
+        assert_eq!(fs::read_dir(scratch.folder()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_permissions_stay() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let (scratch, old, new) = files();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).unwrap();
+        for target in [&old, &new] {
+            let link = scratch.folder().join("link");
+            symlink(target, &link).unwrap();
+            OutFile::open(&link).unwrap().write(&[]).unwrap();
+            assert!(link.is_symlink());
+            assert!(fs::read(target).unwrap().starts_with(b"aircraft,"));
+            fs::remove_file(&link).unwrap();
+        }
+        assert_eq!(fs::metadata(&old).unwrap().permissions().mode() & 0o777, 0o640);
     }
 }

@@ -28,6 +28,11 @@ impl Scratch {
     pub(crate) fn file(&self) -> PathBuf {
         self.0.join("flights.sqlite")
     }
+
+    #[cfg(test)]
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.0
+    }
 }
 
 impl Drop for Scratch {

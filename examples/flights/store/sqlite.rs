@@ -309,7 +309,6 @@ mod tests {
     use crate::store::{Place, Store, testing};
     use futures::executor::block_on;
     use futures::future::join_all;
-    use std::path::PathBuf;
 
     /// A folder, and a store in it.
     fn scratch() -> (Scratch, Place) {
@@ -323,10 +322,6 @@ mod tests {
         let connection = Connection::open(scratch.file()).unwrap();
         connection.execute_batch(sql).unwrap();
         connection
-    }
-
-    fn folder(scratch: &Scratch) -> PathBuf {
-        scratch.file().parent().unwrap().to_owned()
     }
 
     #[test]
@@ -344,7 +339,7 @@ mod tests {
             let event = testing::event(b"A", 1);
             store.append(event.clone()).await.unwrap();
             store.close().await.unwrap();
-            let files = std::fs::read_dir(folder(&scratch)).unwrap();
+            let files = std::fs::read_dir(scratch.folder()).unwrap();
             assert_eq!(files.count(), 1, "the log was folded in");
             assert!(store.append(testing::event(b"A", 2)).await.is_err());
 
@@ -357,7 +352,7 @@ mod tests {
     #[test]
     fn a_temporary_store_leaves_nothing() {
         let scratch = Scratch::new().unwrap();
-        let folder = folder(&scratch);
+        let folder = scratch.folder().to_owned();
         let store = Sqlite::open(&scratch.file(), Some(scratch)).unwrap();
         block_on(async {
             store.append(testing::event(b"A", 1)).await.unwrap();
@@ -436,8 +431,8 @@ mod tests {
         drop(meddle(&scratch, "CREATE TABLE event (name TEXT)"));
         assert!(refused(&place).contains("column"));
 
-        assert!(refused(&Place::Sqlite(folder(&scratch))).contains("can't be opened"));
-        let nowhere = folder(&scratch).join("no/such/folder.sqlite");
+        assert!(refused(&Place::Sqlite(scratch.folder().to_owned())).contains("can't be opened"));
+        let nowhere = scratch.folder().join("no/such/folder.sqlite");
         assert!(refused(&Place::Sqlite(nowhere)).contains("no/such/folder.sqlite"));
         assert!(refused(&Place::Sqlite(":memory:".into())).contains("write-ahead log"));
     }
