@@ -48,6 +48,12 @@ impl OutFile {
         Ok(Self { path, file, is_regular, fresh })
     }
 
+    /// Whether this is the file that the other path leads to. Of what is not a regular file, such
+    /// as a terminal, no harm comes.
+    pub(crate) fn is(&self, other: &Path) -> bool {
+        self.is_regular && is_same(&self.path, other).unwrap_or(false)
+    }
+
     pub(crate) fn write(self, lines: &[Line]) -> io::Result<()> {
         self.write_with(|file| write_lines(BufWriter::new(file), lines))
     }
@@ -91,6 +97,19 @@ impl OutFile {
 fn is_forbidden(error: &io::Error) -> bool {
     use ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
     matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
+}
+
+/// Also of one file with two names.
+#[cfg(unix)]
+fn is_same(a: &Path, b: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_same(a: &Path, b: &Path) -> io::Result<bool> {
+    Ok(a.canonicalize()? == b.canonicalize()?)
 }
 
 impl Drop for OutFile {

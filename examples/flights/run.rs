@@ -37,6 +37,9 @@ pub(crate) async fn run(options: &Options) -> Result<bool, String> {
         })?),
         None => None,
     };
+    if let Some(out) = &out {
+        spare(out, options)?;
+    }
     let store = Arc::new(Store::open(&options.store).map_err(|error| error.to_string())?);
 
     let went_well = match start(options, &store) {
@@ -53,6 +56,23 @@ pub(crate) async fn run(options: &Options) -> Result<bool, String> {
             complain(error);
             went_well.map(|_| false)
         }
+    }
+}
+
+/// Refuses an output that would destroy what it is written over. It has been opened, so it exists,
+/// but nothing has been written to it.
+fn spare(out: &OutFile, options: &Options) -> Result<(), String> {
+    let mut others = vec![("input", options.input.clone())];
+    others.extend(options.store.files().into_iter().map(|file| ("store", file)));
+    // The summary and what is wrong go there. Where there are no such paths, none is the output.
+    others.extend(["/dev/stdout", "/dev/stderr"].map(|path| ("file behind", path.into())));
+    match others.iter().find(|(_, other)| out.is(other)) {
+        Some((what, other)) => {
+            let out = options.out.as_deref().unwrap_or(other).display();
+            let other = other.display();
+            Err(format!("output {out} is the {what} {other}: name another file with --out"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -289,4 +309,59 @@ fn progress_bar(length: u64) -> ProgressBar {
     let template = "{wide_bar} {bytes}/{total_bytes}, {eta} left";
     let style = ProgressStyle::with_template(template);
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Place, Scratch};
+    use futures::executor::block_on;
+    use rusqlite::Connection;
+    use std::fs;
+
+    const FILE: &str = "dep_time,tailnum,distance\n1,N1,2\n1,N2,3\n";
+
+    /// A folder with an input and, not yet made, a store.
+    fn options() -> (Scratch, Options) {
+        let scratch = Scratch::new().unwrap();
+        let options = Options {
+            input: scratch.folder().join("in.csv"),
+            store: Place::Sqlite(scratch.file()),
+            ..Options::default()
+        };
+        fs::write(&options.input, FILE).unwrap();
+        (scratch, options)
+    }
+
+    fn refused(options: &Options) -> String {
+        block_on(run(options)).unwrap_err()
+    }
+
+    #[test]
+    fn an_output_that_is_the_input_or_the_store_is_refused() {
+        let (scratch, mut options) = options();
+        let folder = scratch.folder().to_owned();
+        let count = || fs::read_dir(&folder).unwrap().count();
+        let other_name = folder.join("other.csv");
+        fs::hard_link(&options.input, &other_name).unwrap();
+
+        for input in [&options.input.clone(), &other_name, &folder.join("./in.csv")] {
+            options.out = Some(input.clone());
+            let error = refused(&options);
+            assert!(error.contains(&format!("output {} is", input.display())), "{error}");
+            assert!(error.contains(&format!("the input {}", options.input.display())), "{error}");
+        }
+        assert_eq!(fs::read(&options.input).unwrap(), FILE.as_bytes());
+
+        for suffix in ["", "-wal"] {
+            options.out = Some(folder.join(format!("flights.sqlite{suffix}")));
+            let error = refused(&options);
+            assert!(error.contains("the store"), "{error}");
+            assert_eq!(count(), 2, "nothing was made");
+        }
+        drop(Connection::open(scratch.file()).unwrap());
+        options.out = Some(scratch.file());
+        assert!(refused(&options).contains("the store"));
+        assert_eq!(count(), 3);
+    }
 }

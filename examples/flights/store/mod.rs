@@ -53,6 +53,22 @@ pub(crate) enum Place {
     Temporary,
 }
 
+impl Place {
+    /// The files that it is in, whether they are there or not. SQLite has some beside the one that
+    /// is named.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let Self::Sqlite(path) = self else {
+            return Vec::new();
+        };
+        let named = |suffix| {
+            let mut name = path.clone().into_os_string();
+            name.push(suffix);
+            name.into()
+        };
+        ["", "-wal", "-shm", "-journal"].map(named).into()
+    }
+}
+
 /// What went wrong, in words: it is told to every command that it failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreError(String);
