@@ -255,18 +255,29 @@ impl<'a> Run<'a> {
     }
 
     async fn write(&mut self, out: OutFile, store: &Store) {
-        let mut lines = Vec::new();
-        for (aircraft, &rejected) in &self.rejected {
-            match store.last(aircraft).await {
-                Ok(last) => lines.push(Line { aircraft: aircraft.clone(), last, rejected }),
-                Err(error) => {
-                    return self.trouble(format_args!("the output is not written: {error}"));
-                }
-            }
-        }
+        let lines = self.lines(store).await;
         if let Err(error) = out.write(&lines) {
             self.trouble(format_args!("the output can't be written: {error}"));
         }
+    }
+
+    /// Of every aircraft that can be read.
+    async fn lines(&mut self, store: &Store) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let mut errors = Vec::new();
+        for (aircraft, &rejected) in &self.rejected {
+            match store.last(aircraft).await {
+                Ok(last) => lines.push(Line { aircraft: aircraft.clone(), last, rejected }),
+                Err(error) => errors.push(error),
+            }
+        }
+        for error in errors.iter().take(TOLD as usize) {
+            self.trouble(format_args!("an aircraft is not in the output: {error}"));
+        }
+        if let Some(more @ 1..) = errors.len().checked_sub(TOLD as usize) {
+            self.trouble(format_args!("and {more} more aircraft are not in the output"));
+        }
+        lines
     }
 
     async fn check(&mut self, store: &Store) -> Option<Vec<Span>> {
@@ -363,5 +374,27 @@ mod tests {
         options.out = Some(scratch.file());
         assert!(refused(&options).contains("the store"));
         assert_eq!(count(), 3);
+    }
+
+    #[test]
+    fn an_aircraft_that_cannot_be_read_costs_only_its_own_line() {
+        let (scratch, options) = options();
+        let done = options.runtime.block_on(async {
+            let store = Arc::new(Store::open(&options.store).unwrap());
+            let pool = start(&options, &store).unwrap();
+            let mut run = Run::new(&options, pool, ProgressBar::hidden());
+            run.submit(Rows::new(FILE.as_bytes()).unwrap()).await;
+            run.pool.drain().await.unwrap();
+            assert_eq!(run.lines(&store).await.len(), 2);
+            assert!(run.went_well);
+
+            let damage = "UPDATE event SET legs = -1 WHERE aircraft = x'4e31'";
+            Connection::open(scratch.file()).unwrap().execute_batch(damage).unwrap();
+            let lines = run.lines(&store).await;
+            assert_eq!(lines.len(), 1);
+            assert_eq!(&*lines[0].aircraft, b"N2");
+            assert!(!run.went_well);
+        });
+        done.unwrap();
     }
 }
