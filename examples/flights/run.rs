@@ -41,6 +41,9 @@ pub(crate) async fn run(options: &Options) -> Result<bool, String> {
         spare(out, options)?;
     }
     let store = Arc::new(Store::open(&options.store).map_err(|error| error.to_string())?);
+    if let Some(warning) = warning(&store).await {
+        complain(warning);
+    }
 
     let went_well = match start(options, &store) {
         Ok(pool) => {
@@ -73,6 +76,16 @@ fn spare(out: &OutFile, options: &Options) -> Result<(), String> {
             Err(format!("output {out} is the {what} {other}: name another file with --out"))
         }
         None => Ok(()),
+    }
+}
+
+/// All is well with a second file; the same one again, after a run that was killed, counts twice.
+async fn warning(store: &Store) -> Option<String> {
+    // A store that can't tell is told of at the end.
+    let spans = store.spans().await.ok()?;
+    match spans.iter().map(|span| span.events).sum() {
+        0_u64 => None,
+        events => Some(format!("the store has {events} events already: this run adds to them")),
     }
 }
 
@@ -374,6 +387,21 @@ mod tests {
         options.out = Some(scratch.file());
         assert!(refused(&options).contains("the store"));
         assert_eq!(count(), 3);
+    }
+
+    #[test]
+    fn a_store_that_is_not_empty_is_told_of() {
+        let (_scratch, options) = options();
+        let done = options.runtime.block_on(async {
+            let store = Arc::new(Store::open(&options.store).unwrap());
+            assert_eq!(warning(&store).await, None);
+            let pool = start(&options, &store).unwrap();
+            let mut run = Run::new(&options, pool, ProgressBar::hidden());
+            run.submit(Rows::new(FILE.as_bytes()).unwrap()).await;
+            run.pool.drain().await.unwrap();
+            assert!(warning(&store).await.unwrap().contains("has 2 events already"));
+        });
+        done.unwrap();
     }
 
     #[test]
