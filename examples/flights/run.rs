@@ -16,8 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Outcomes that may be outstanding. It bounds the memory of a run, and is many times what the
-/// pool needs to keep all of its workers busy.
+/// Outcomes that may be outstanding. It bounds the rows that are in memory, and is many times what
+/// the pool needs to keep all of its workers busy.
 const IN_FLIGHT: usize = 16 * 1024;
 
 /// Of the failures of one kind, this many are told one by one.
