@@ -28,7 +28,7 @@ def main(path):
     fleet = {}  # aircraft -> [legs, rejected, miles, digest]
     with open(path, "rb") as file:
         rows = lines(file)
-        header = next(rows).split(b",")
+        header = next(rows).removeprefix(b"\xef\xbb\xbf").split(b",")
         tailnum, distance, dep_time = map(header.index, (b"tailnum", b"distance", b"dep_time"))
         for line in rows:
             if not line:

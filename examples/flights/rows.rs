@@ -33,7 +33,13 @@ impl<R: BufRead> Rows<R> {
         if !lines.advance().map_err(HeaderError::Unreadable)? {
             return Err(HeaderError::Empty);
         }
-        let columns = Columns::find(&lines.line)?;
+        // Some programs put a byte order mark in front, which is no part of a name.
+        let header = lines.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&lines.line);
+        // Of lines that end in a CR alone, all would be one header, and the file have no rows.
+        if header.contains(&b'\r') {
+            return Err(HeaderError::CarriageReturn);
+        }
+        let columns = Columns::find(header)?;
         Ok(Self { lines, columns })
     }
 
@@ -149,6 +155,7 @@ fn is_missing(field: &[u8]) -> bool {
 pub(crate) enum HeaderError {
     Unreadable(io::Error),
     Empty,
+    CarriageReturn,
     Missing(&'static str),
 }
 
@@ -157,6 +164,9 @@ impl fmt::Display for HeaderError {
         match self {
             Self::Unreadable(error) => write!(f, "can't be read: {error}"),
             Self::Empty => f.write_str("is empty: line 1 must be a header that names the columns"),
+            Self::CarriageReturn => {
+                f.write_str("has a CR inside of its header, line 1: lines must end in LF or CRLF")
+            }
             Self::Missing(name) => write!(
                 f,
                 "has no column '{name}' in its header, line 1: \
@@ -217,6 +227,18 @@ mod tests {
         assert!(refused(b"dep_time,distance\n").contains("'tailnum'"));
         assert!(refused(b"tailnum,dep_time").contains("'distance'"));
         assert!(refused(b"tailnum,distance, dep_time").contains("'dep_time'"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_header() {
+        let rows = read(b"\xef\xbb\xbftailnum,distance,dep_time\nN1,2,1\n");
+        assert_eq!(rows, [(2, "N1 flew 2 [N1,2,1]".to_owned())]);
+    }
+
+    #[test]
+    fn lines_that_end_in_a_cr_alone_are_refused() {
+        assert!(refused(b"tailnum,distance,dep_time,x\rN1,2,1,y\r").contains("a CR inside"));
+        assert!(refused(b"tailnum,distance,dep_time\r\r\nN1,2,1\r\r\n").contains("a CR inside"));
     }
 
     #[test]
