@@ -109,6 +109,10 @@ impl Sqlite {
 }
 
 fn connect(path: &Path) -> Result<Connection, String> {
+    // SQLite would take `file:..` for an URI, and it could name any file. With a folder in front it
+    // is a path like all others.
+    let is_uri = path.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    let path = if is_uri { &Path::new(".").join(path) } else { path };
     let open = || {
         let connection = Connection::open(path)?;
         connection.busy_timeout(PATIENCE)?;
@@ -435,6 +439,13 @@ mod tests {
         let nowhere = scratch.folder().join("no/such/folder.sqlite");
         assert!(refused(&Place::Sqlite(nowhere)).contains("no/such/folder.sqlite"));
         assert!(refused(&Place::Sqlite(":memory:".into())).contains("write-ahead log"));
+    }
+
+    #[test]
+    fn a_path_is_no_uri() {
+        let uri = Place::Sqlite("file:no/such/folder?mode=memory".into());
+        let error = Store::open(&uri).unwrap_err().to_string();
+        assert!(error.contains("unable to open"), "{error}");
     }
 
     #[test]
