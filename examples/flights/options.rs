@@ -16,10 +16,12 @@ usage: flights [OPTION VALUE]...
   --shards N         shards of the pool (default: one for each core)
   --workers N        workers of each shard (default: 8)
   --depth N          commands that a shard holds before it makes submitters wait (default: 1024)
-  --store STORE      memory or sqlite:PATH (default: a temporary SQLite file, deleted at the end)
+  --store STORE      memory or sqlite:PATH (default: a temporary SQLite file, deleted at the end
+                     of a run that is not killed)
   --help             prints this
 
-exit code: 0 all went well, 1 a row was malformed or the store failed, 2 nothing was run
+exit code: 0 all went well; 1 a row was malformed, a command failed, the store has a gap, or
+something could not be read to its end or written; 2 nothing was run
 ";
 
 /// What was asked for. A size that was not asked for is left to the pool.
