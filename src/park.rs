@@ -53,6 +53,10 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             break output;
         }
+        if unparker.notified.load(Ordering::Relaxed) {
+            // It has woken itself, perhaps to see what others have done meanwhile: they may need the processor.
+            thread::yield_now();
+        }
         while !unparker.notified.swap(false, Ordering::Acquire) {
             thread::park();
         }

@@ -21,8 +21,8 @@
 //! **None is invented.** What a judgement counts on was there at one moment: it looks twice at each slot that
 //! matters. And a wait is *settled* when it was found able to end; until then it may be refused. A handler that could
 //! go on but for waits that are not settled has its own polled again. Dispatchers, whose judgement is for good, count
-//! settled ones alone: who settles has a fence, and then asks the dispatchers that it finds to judge again; a dispatcher
-//! has one before it looks. So one of the two sees the other.
+//! settled ones alone, also of a handler that has others: who settles has a fence, and then asks the dispatchers that
+//! it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other.
 //!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
 //! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
@@ -426,6 +426,9 @@ fn watch(
             Judged::ByUnsettled => Verdict::Stuck,
             Judged::As(verdict) => verdict,
         };
+        if verdict != Verdict::Unknown {
+            *gave_way = 0;
+        }
         if verdict == Verdict::Stuck {
             // Off the board before anything else: nobody is to be judged by a wait that is refused.
             drop(published);
@@ -468,11 +471,26 @@ struct Node {
     front: usize,
     worker: usize,
     waits: Arc<Vec<Arc<Wait>>>,
-    /// The lane of the command that each of them waits for, as it was known at first sight.
-    lanes: Vec<u64>,
-    /// All of them are.
-    settled: bool,
+    /// What was known of each of them at first sight.
+    seen: Vec<Seen>,
+    /// They all count, settled or not.
+    all_count: bool,
     can_end: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Of the command that is waited for, 0 if it was not known.
+    lane: u64,
+    settled: bool,
+}
+
+impl Node {
+    /// The waits that count.
+    fn counted(&self) -> impl Iterator<Item = (&Arc<Wait>, Seen)> {
+        let seen = self.seen.iter().copied();
+        self.waits.iter().zip(seen).filter(|(_, seen)| self.all_count || seen.settled)
+    }
 }
 
 /// A shard that handlers wait for.
@@ -489,7 +507,7 @@ struct Reached {
 enum By {
     /// A handler, of its own wait: all that is published counts.
     Handler,
-    /// A dispatcher that has lost a worker. It does not count waits that may yet be refused.
+    /// A dispatcher that has lost a worker. It counts settled waits alone.
     Bereft,
     /// A dispatcher that has no room. It doesn't either, and counts reports.
     Jammed,
@@ -552,14 +570,18 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
     // The loss first, then the look at who has settled: see `watch`.
     fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
-    let graph = Graph::around(&room, By::Bereft);
-    // A shard may be jammed now that counted on the lost worker.
-    for Reached { front: other, .. } in &graph.fronts {
+    Graph::around(&room, By::Bereft).has_worker(front)
+}
+
+/// Said by a dispatcher that has lost a worker, once: a shard may be jammed now that counted on that. Who begins to wait
+/// later sees the loss.
+pub(crate) fn tell_of_loss(front: &Arc<Front>) {
+    let room = Target::Room { front: Arc::clone(front), cell: None };
+    for Reached { front: other, .. } in &Graph::see(&room, By::Bereft).fronts {
         if !Arc::ptr_eq(other, front) {
             other.ask_for_review_if_it_matters();
         }
     }
-    graph.has_worker(front)
 }
 
 impl Drop for Graph {
@@ -586,7 +608,10 @@ impl Graph {
 
     fn is_still_there(&self, node: &Node) -> bool {
         let now = self.fronts[node.front].front.board.slots[node.worker].load();
-        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &node.waits))
+        now.as_ref().is_some_and(|now| {
+            let is_there = |wait| now.iter().any(|other| Arc::ptr_eq(other, wait));
+            Arc::ptr_eq(now, &node.waits) || node.counted().all(|(wait, _)| is_there(wait))
+        })
     }
 
     fn see(target: &Target, by: By) -> Self {
@@ -600,11 +625,20 @@ impl Graph {
                 for wait in waits.iter() {
                     graph.reach(&wait.target);
                 }
-                let lanes = waits.iter().map(|wait| wait.target.lane()).collect();
-                // Relaxed: the fences of who settles and of who judges decide.
-                let settled = waits.iter().all(|wait| wait.settled.load(Ordering::Relaxed));
-                let can_end = by != By::Handler && !settled;
-                graph.nodes.push(Node { front: at, worker, waits, lanes, settled, can_end });
+                let seen = waits.iter().map(|wait| {
+                    // Relaxed: the fences of who settles and of who judges decide.
+                    let settled = wait.settled.load(Ordering::Relaxed);
+                    Seen { lane: wait.target.lane(), settled }
+                });
+                let (seen, all_count) = (seen.collect(), by == By::Handler);
+                graph.nodes.push(Node {
+                    front: at,
+                    worker,
+                    waits,
+                    seen,
+                    all_count,
+                    can_end: false,
+                });
             }
             if by == By::Jammed {
                 let report = front.board.report.load_full();
@@ -619,9 +653,9 @@ impl Graph {
     /// Of a wait that can't end: whether that is so without waits of other handlers that may yet be refused.
     fn is_stuck_by_settled(&mut self, frame: &Frame<'_>, target: &Target, lane: u64) -> bool {
         for node in &mut self.nodes {
-            let own = node.worker == frame.worker
+            node.all_count = node.worker == frame.worker
                 && Arc::ptr_eq(&self.fronts[node.front].front, frame.front());
-            node.can_end = !own && !node.settled;
+            node.can_end = false;
         }
         while self.mark_nodes() {}
         self.can_end(target, lane) == Verdict::Stuck
@@ -632,9 +666,9 @@ impl Graph {
         let ends: Vec<usize> = (0..self.nodes.len())
             .filter(|&n| {
                 let node = &self.nodes[n];
-                let mut waits = node.waits.iter().zip(&node.lanes);
-                !node.can_end
-                    && waits.all(|(w, &lane)| self.can_end(&w.target, lane) != Verdict::Stuck)
+                let can_end =
+                    |wait: &Wait, lane| self.can_end(&wait.target, lane) != Verdict::Stuck;
+                !node.can_end && node.counted().all(|(wait, seen)| can_end(wait, seen.lane))
             })
             .collect();
         for &n in &ends {

@@ -7,8 +7,13 @@ use crate::sync::Arc;
 use loom::thread;
 use std::cell::Cell;
 
-/// As the handler of an aggregate that polls a wait for a command of another one.
+/// As the handler of an aggregate of the first shard that polls a wait for a command of another one.
 fn poll(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8) -> Verdict {
+    poll_at(watch, peers, id, other, 0)
+}
+
+/// The same, with the shard of the other one.
+fn poll_at(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8, shard: usize) -> Verdict {
     let published = Cell::new(false);
     let frame = Frame {
         peers,
@@ -21,7 +26,7 @@ fn poll(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8) -> Verdict {
         published: &published,
     };
     let target = || {
-        let front = Arc::clone(&peers.fronts[0]);
+        let front = Arc::clone(&peers.fronts[shard]);
         Target::Command { front, id: Some(Arc::new(other)), cell: None }
     };
     frame.scope(|| watch.judge(|_| Some(target())))
@@ -116,5 +121,29 @@ fn a_wait_that_counts_on_a_lost_worker_is_judged_again() {
         // The dispatcher knows that nobody can end, or is told to look again.
         assert!(verdict == Verdict::Stuck || !left || peers.fronts[0].take_review());
         drop(watch);
+    });
+}
+
+#[test]
+fn a_wait_that_is_not_settled_hides_none_of_its_handler_that_is() {
+    check(|| {
+        let fronts = Box::new([Arc::new(Front::new(4, 2)), Arc::new(Front::new(4, 1))]);
+        let peers = Arc::new(Peers::new(fronts, 3));
+        // For an aggregate that is not busy: counts on the other worker, which is lost.
+        let (first, verdict) = wait(&peers, 0, 1);
+        assert_eq!(verdict, Verdict::Fine);
+        let front = Arc::clone(&peers.fronts[0]);
+        let dispatcher = thread::spawn(move || {
+            front.worker_lost();
+            has_worker(&front)
+        });
+        // In another shard, and soon over.
+        let mut second = Watch::default();
+        let verdict = poll_at(&mut second, &peers, 0, 7, 1);
+        assert_eq!(verdict, Verdict::Fine);
+        drop(second);
+        let left = dispatcher.join().unwrap();
+        assert!(!left || peers.fronts[0].take_review());
+        drop(first);
     });
 }

@@ -116,6 +116,8 @@ pub(crate) struct Dispatcher<T: Types, S: Send> {
     index: usize,
     clock: Quiet<Arc<dyn Clock>>,
     hook: Quiet<Option<Hook>>,
+    /// How many workers there were when others were last told of a loss.
+    workers_left: usize,
     /// The dispatcher has come to its end.
     ended: bool,
     // Last: the pool has ended only when all of the above is gone.
@@ -133,6 +135,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         H: CommandHandler<State = S>,
         HandlerTypes<H>: Types<Command = T::Command>,
     {
+        let workers_left = shard.front.workers();
         Self {
             shard,
             floor,
@@ -152,6 +155,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             index,
             clock: Quiet::new(Arc::clone(&plan.clock)),
             hook: Quiet::new(plan.hook.clone()),
+            workers_left,
             ended: false,
             _alive: plan.lifecycle.alive(),
         }
@@ -314,6 +318,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Everything queued is behind handlers that run. If none of those can end, since they wait for
     /// room here themselves or for each other, their submissions are refused (G9).
     fn refuse_jammed(&mut self) {
+        // Those wait that have settled before this, or ask for another judgement: see `reentry.rs`.
+        fence(Ordering::SeqCst);
         if self.shard.front.board.is_empty() {
             return;
         }
@@ -473,6 +479,15 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             || (front.workers_left() < front.workers() && !reentry::has_worker(front))
     }
 
+    /// Tells other shards of workers that were lost since it last did. Once for each: they would wake each other
+    /// for ever.
+    fn tell_of_loss(&mut self) {
+        let left = self.shard.front.workers_left();
+        if std::mem::replace(&mut self.workers_left, left) != left {
+            reentry::tell_of_loss(&self.shard.front);
+        }
+    }
+
     /// The end, in order or by a drop from outside: closes the shard, ends what is left, and lets
     /// the workers go.
     fn end(&mut self) {
@@ -485,7 +500,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         self.shard.clear();
         self.lobby.clear();
         while let Some(mut hold) = self.floor.take_back() {
-            hold.spoil();
+            hold.abort(true);
             self.floor.release(hold);
         }
         // Aborts the backlogs, and leaves the lanes that are out to their workers.
@@ -545,8 +560,11 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
             // Others are woken by what is to be done, or it is the end: not in the worker's poll.
             return Left::Busy;
         }
-        if !calm && self.must_abort() {
-            self.abort();
+        if !calm {
+            self.tell_of_loss();
+            if self.must_abort() {
+                self.abort();
+            }
         }
         let (floor, schedule) = (&self.floor, &mut self.schedule);
         self.room = floor.room();

@@ -336,11 +336,13 @@ impl<T: Types, S> Hold<T, S> {
         }
     }
 
-    /// Ends what the lane can't go on with: aborts the turn and forgets the state.
-    pub(crate) fn spoil(&mut self) {
+    /// Aborts the turn, and forgets a state that is half done.
+    pub(crate) fn abort(&mut self, half_done: bool) {
         let (_, body) = self.parts();
         drop(std::mem::take(&mut body.turn));
-        drop_contained(body.state.take());
+        if half_done {
+            drop_contained(body.state.take());
+        }
     }
 }
 

@@ -129,7 +129,7 @@ where
     .await
     {
         let mut job = Job::new(hold, &tools.floor);
-        let (at, body) = job.parts();
+        let (at, body, half_done) = job.parts();
         while !body.turn.is_empty() {
             if std::mem::take(&mut pace.woke) {
                 // A handler that blocks its thread would hold up the dispatcher: see `dispatcher.rs`. Before a
@@ -143,7 +143,7 @@ where
                 // that failed has ended the command that it was for.
                 Next::Load => tools.load(pace, at, body).await,
                 Next::Command(claimed, version) => {
-                    let mut running = Running::start(claimed, tools.tally());
+                    let mut running = Running::start(claimed, tools.tally(), half_done);
                     let command = running.claimed().start();
                     let cx = running.claimed().context(&tools.floor.front, version, tools.shard);
                     let driven = {
@@ -168,23 +168,24 @@ where
     post.ended = true;
 }
 
-/// A lane in a worker's hands. Dropped in the middle of a turn, it aborts the rest, forgets the
-/// state, which a handler may have left half done, and lets the lane go.
+/// A lane in a worker's hands. Dropped in the middle of a turn, it aborts the rest and lets the lane go; the state
+/// stays, unless a handler has left it half done.
 struct Job<'a, T: Types, S> {
     /// Moved out by `finish`, or by the drop.
     hold: ManuallyDrop<Hold<T, S>>,
+    half_done: bool,
     floor: &'a Floor<T, S>,
 }
 
 impl<'a, T: Types, S> Job<'a, T, S> {
     fn new(hold: Hold<T, S>, floor: &'a Floor<T, S>) -> Self {
-        Self { hold: ManuallyDrop::new(hold), floor }
+        Self { hold: ManuallyDrop::new(hold), half_done: false, floor }
     }
 
-    fn parts(&mut self) -> (At<'_, T>, &mut Body<T, S>) {
+    fn parts(&mut self) -> (At<'_, T>, &mut Body<T, S>, &mut bool) {
         let lane = self.hold.number();
         let (id, body) = self.hold.parts();
-        (At { id, lane }, body)
+        (At { id, lane }, body, &mut self.half_done)
     }
 
     /// True if that has woken the dispatcher.
@@ -197,7 +198,7 @@ impl<'a, T: Types, S> Job<'a, T, S> {
 
 impl<T: Types, S> Drop for Job<'_, T, S> {
     fn drop(&mut self) {
-        self.hold.spoil();
+        self.hold.abort(self.half_done);
         // SAFETY: this is the end of the job, so nobody takes its lane a second time.
         self.floor.release(unsafe { ManuallyDrop::take(&mut self.hold) });
     }
@@ -448,17 +449,19 @@ fn end_at_last<T: Types>(claimed: Claimed<T>, version: u64) {
     claimed.end_unstarted(error, Kind::Panicked);
 }
 
-/// A command whose handler runs. Dropped before its end, it counts and gives `Aborted`.
+/// A command whose handler runs. Dropped before its end, it counts and gives `Aborted`, and notes that the state
+/// is half done.
 struct Running<'a, T: Types> {
     /// Until the end.
     claimed: Option<Claimed<T>>,
     tally: &'a Tally,
+    half_done: &'a mut bool,
 }
 
 impl<'a, T: Types> Running<'a, T> {
-    fn start(claimed: Claimed<T>, tally: &'a Tally) -> Self {
+    fn start(claimed: Claimed<T>, tally: &'a Tally, half_done: &'a mut bool) -> Self {
         tally.start();
-        Self { claimed: Some(claimed), tally }
+        Self { claimed: Some(claimed), tally, half_done }
     }
 
     fn claimed(&mut self) -> &mut Claimed<T> {
@@ -478,6 +481,7 @@ impl<'a, T: Types> Running<'a, T> {
 impl<T: Types> Drop for Running<'_, T> {
     fn drop(&mut self) {
         if self.claimed.is_some() {
+            *self.half_done = true;
             // The count first, here too. Dropping what is claimed and started publishes the abort.
             self.tally.end(Kind::Aborted);
         }

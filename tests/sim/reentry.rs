@@ -2,12 +2,15 @@
 //! everything ends.
 
 use crate::load::Settings;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
 use shardpool::sim::{Explorer, Faults, Sim, explore};
 use shardpool::{
     Command, CommandError, CommandHandler, Context, DrainError, Failure, PoolOf, SendError,
-    SubmitError, WeakPool, async_handler_fn,
+    SubmitError, Ticket, WeakPool, async_handler_fn,
 };
-use std::sync::{Arc, OnceLock};
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// A command that goes on to others.
@@ -348,5 +351,124 @@ fn sim_g09_a_jam_over_two_pools_is_refused() {
         for ticket in tickets {
             ticket.await.unwrap();
         }
+    });
+}
+
+/// A command that is what it does.
+struct Job {
+    id: u64,
+    run: BoxFuture<'static, ()>,
+}
+
+impl Job {
+    fn new(id: u64, run: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { id, run: Box::pin(run) }
+    }
+}
+
+impl Command for Job {
+    type AggregateId = u64;
+    fn aggregate_id(&self) -> &u64 {
+        &self.id
+    }
+}
+
+async fn carry_out(job: Job, _: Context) -> Result<(), Failure<()>> {
+    job.run.await;
+    Ok(())
+}
+
+/// What a handler does with a ticket of the other shard, while it waits for room that only it could make.
+#[derive(Clone, Copy)]
+enum Beside {
+    /// Awaits it as well.
+    Awaited,
+    /// Polls it once, and keeps it.
+    PolledOnce,
+}
+
+type Slot = Arc<Mutex<Option<Ticket<Job, (), ()>>>>;
+
+/// The handler fills its own shard, and waits for room there.
+async fn wait_for_own_room(sim: Sim, beside: Beside) {
+    let builder =
+        sim.builder(async_handler_fn(carry_out)).shards(2).workers_per_shard(3).queue_depth(1);
+    let pool = builder.start(sim.clone()).unwrap();
+    let [own, other, far] = [(0, 0), (0, 1), (1, 0)].map(|(shard, nth)| {
+        (0..).filter(|id| pool.shard_of(id) == shard).nth(nth).expect("an id of each shard")
+    });
+    let slot = Slot::default();
+    let (open, gate) = oneshot::channel::<()>();
+    let (weak, taken) = (pool.downgrade(), Arc::clone(&slot));
+    let waits = Job::new(own, async move {
+        let _ = gate.await;
+        let pool = weak.upgrade().unwrap();
+        let mut ticket = taken.lock().unwrap().take().unwrap();
+        let submission = pool.submit(Job::new(other, async {}));
+        let refused = match beside {
+            Beside::Awaited => {
+                let (refused, ended) = futures::join!(submission, &mut ticket);
+                ended.unwrap();
+                refused
+            }
+            Beside::PolledOnce => {
+                assert!(futures::poll!(&mut ticket).is_pending());
+                submission.await
+            }
+        };
+        assert!(matches!(refused, Err(SubmitError::Deadlock(_))), "{refused:?}");
+    });
+    let waits = pool.try_submit(waits).unwrap();
+    sim.settle().await;
+    let behind = pool.try_submit(Job::new(own, async {})).unwrap();
+    sim.settle().await;
+    let sleeps = sim.clone();
+    let long = Job::new(far, async move { sleeps.sleep(Duration::from_secs(5)).await });
+    *slot.lock().unwrap() = Some(pool.try_submit(long).unwrap());
+    open.send(()).unwrap();
+    waits.await.unwrap();
+    behind.await.unwrap();
+    pool.drain().await.unwrap();
+}
+
+#[test]
+fn sim_g09_a_wait_for_room_is_judged_whatever_else_its_handler_waits_for() {
+    explore(500, |sim| wait_for_own_room(sim, Beside::Awaited));
+}
+
+#[test]
+fn sim_g09_a_wait_for_room_is_judged_beside_one_that_is_not_polled_any_more() {
+    explore(500, |sim| wait_for_own_room(sim, Beside::PolledOnce));
+}
+
+#[test]
+fn sim_g09_shards_that_have_lost_a_worker_each_let_each_other_sleep() {
+    explore(50, |sim| async move {
+        let builder = sim.builder(async_handler_fn(carry_out)).shards(2).workers_per_shard(3);
+        let pool = builder.start(sim.clone()).unwrap();
+        let id = |shard, nth| (0..).filter(|id| pool.shard_of(id) == shard).nth(nth).unwrap();
+        let mut tickets = Vec::new();
+        for shard in 0..2 {
+            let sleeps = sim.clone();
+            let long = async move { sleeps.sleep(Duration::from_secs(10)).await };
+            tickets.push(pool.try_submit(Job::new(id(shard, 0), long)).unwrap());
+        }
+        sim.settle().await;
+        for shard in 0..2 {
+            let (weak, next) = (pool.downgrade(), id(1 - shard, 0));
+            let waits = async move {
+                let _ = weak.upgrade().unwrap().send(Job::new(next, async {})).await;
+            };
+            tickets.push(pool.try_submit(Job::new(id(shard, 1), waits)).unwrap());
+        }
+        sim.settle().await;
+        // The last worker of each, of those tasks that are left.
+        for place in [3, 6] {
+            assert!(sim.drop_task(place));
+        }
+        for ticket in tickets {
+            let _ = ticket.await;
+        }
+        pool.drain().await.unwrap();
     });
 }

@@ -1,8 +1,9 @@
 //! G10: versions without gap or duplicate.
 
+use crate::by_hand::ByHand;
 use crate::harness::{Bed, Door, Shared, suite, until, yield_at_random};
 use crate::script::{Act, Actor, Do, Pool, Store, Why};
-use crate::tools::Touch;
+use crate::tools::{Touch, poll_once};
 use futures::future::join_all;
 use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task};
 use shardpool::{
@@ -11,6 +12,7 @@ use shardpool::{
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 suite!(
@@ -383,4 +385,45 @@ async fn g10_nothing_comes_after_the_last_version(bed: Bed) {
     assert_eq!(pool.send(Touch).await.unwrap().version, u64::MAX);
     let after = pool.submit(Touch).await.unwrap().await;
     assert!(matches!(after, Err(CommandError::Panicked { started: false, .. })), "{after:?}");
+}
+
+struct Count;
+
+impl Command for Count {
+    type AggregateId = ();
+    fn aggregate_id(&self) -> &() {
+        &()
+    }
+}
+
+#[test]
+fn g11_a_worker_that_is_dropped_between_two_commands_leaves_the_state_as_it_was() {
+    let executor = ByHand::default();
+    let handler = handler_fn(|count: &mut u64, _: Count, _: &Context| {
+        *count += 1;
+        Ok::<_, Failure<()>>(*count)
+    });
+    let builder = ShardPool::builder(handler).shards(1).workers_per_shard(2).max_turn(64);
+    let pool = builder.start(executor.clone()).unwrap();
+    let mut tasks = executor.tasks();
+    let mut poll = |at: usize| assert!(poll_once(&mut tasks[at], Waker::noop()).is_pending());
+    let mut tickets: Vec<_> = (0..130).map(|_| pool.try_submit(Count).unwrap()).collect();
+    // A worker lets others run after a load and 127 commands: in the middle of the third turn.
+    while !tickets[126].is_finished() {
+        poll(0);
+        poll(1);
+    }
+    assert!(!tickets[127].is_finished());
+    drop(tasks.remove(1));
+    let (mut last, next) = (tickets.pop().unwrap(), tickets.pop().unwrap());
+    assert_eq!(next.blocking_wait().unwrap_err(), CommandError::Aborted { started: false });
+    for _ in 0..20 {
+        for task in &mut tasks {
+            let _ = poll_once(task, Waker::noop());
+        }
+    }
+    let Poll::Ready(Ok(receipt)) = poll_once(&mut last, Waker::noop()) else {
+        panic!("no receipt: {:?}", pool.stats());
+    };
+    assert_eq!((receipt.version, receipt.output), (128, 128));
 }
