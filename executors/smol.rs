@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// **A dropped executor.** smol's global executor lives as long as the process. One of yours drops
 /// the pool's futures when it is dropped: each shard closes, commands that had not started are
 /// aborted, those whose handler was at an await are aborted as started, and later submissions are
-/// refused. A future that is woken meanwhile may outlive the executor by a moment, on a thread of smol's. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. Keep
+/// refused. A future that is woken meanwhile may outlive the executor by a moment, on a thread of
+/// smol's. Neither the pool nor its futures hold the `Arc`: drop your own, and the executor goes. Keep
 /// it in its `Arc` as long as it runs: taken out of that, it counts as dropped. An executor that nobody
 /// runs holds everything up.
 ///

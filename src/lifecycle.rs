@@ -40,20 +40,15 @@ impl Lifecycle {
     /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
     /// call.
     pub(crate) fn register(&self, cell: &mut Option<Arc<AtomicWaker>>, waker: &Waker) {
+        let is_new = cell.is_none();
         // Not there meanwhile: one in which a waker has panicked as it was cloned is of no more use.
-        let (new, old) = match cell.take() {
-            Some(old) => (None, old),
-            None => {
-                let new = Arc::new(AtomicWaker::new());
-                (Some(Arc::clone(&new)), new)
-            }
-        };
-        register_contained(&old, waker);
-        *cell = Some(old);
-        if let Some(new) = new {
+        let registered = cell.take().unwrap_or_else(|| Arc::new(AtomicWaker::new()));
+        register_contained(&registered, waker);
+        if is_new {
             self.forget_dropped();
-            self.add(new);
+            self.add(Arc::clone(&registered));
         }
+        *cell = Some(registered);
     }
 
     fn add(&self, cell: Arc<AtomicWaker>) {

@@ -45,6 +45,15 @@ fn peers(workers: usize) -> Arc<Peers> {
     Arc::new(Peers::new(fronts, workers))
 }
 
+/// The first shard loses a worker; then its dispatcher judges whether one is left.
+fn lose_a_worker(peers: &Peers) -> thread::JoinHandle<bool> {
+    let front = Arc::clone(&peers.fronts[0]);
+    thread::spawn(move || {
+        front.worker_lost();
+        has_worker(&front)
+    })
+}
+
 #[test]
 fn two_handlers_that_wait_for_each_other_are_not_both_let() {
     check(|| {
@@ -110,11 +119,7 @@ fn a_wait_that_is_refused_is_none_that_a_dispatcher_counts() {
 fn a_wait_that_counts_on_a_lost_worker_is_judged_again() {
     check(|| {
         let peers = peers(2);
-        let front = Arc::clone(&peers.fronts[0]);
-        let dispatcher = thread::spawn(move || {
-            front.worker_lost();
-            has_worker(&front)
-        });
+        let dispatcher = lose_a_worker(&peers);
         // For an aggregate that is not busy.
         let (watch, verdict) = wait(&peers, 0, 1);
         let left = dispatcher.join().unwrap();
@@ -132,11 +137,7 @@ fn a_wait_that_is_not_settled_hides_none_of_its_handler_that_is() {
         // For an aggregate that is not busy: counts on the other worker, which is lost.
         let (first, verdict) = wait(&peers, 0, 1);
         assert_eq!(verdict, Verdict::Fine);
-        let front = Arc::clone(&peers.fronts[0]);
-        let dispatcher = thread::spawn(move || {
-            front.worker_lost();
-            has_worker(&front)
-        });
+        let dispatcher = lose_a_worker(&peers);
         // In another shard, and soon over.
         let mut second = Watch::default();
         let verdict = poll_at(&mut second, &peers, 0, 7, 1);

@@ -363,35 +363,6 @@ async fn g15_an_idle_pool_drains(bed: Bed) {
     }
 }
 
-/// A clock whose sleeps never end.
-#[derive(Clone)]
-struct NeverRings;
-
-impl Clock for NeverRings {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn sleep(&self, _: Duration) -> Task {
-        Box::pin(std::future::pending())
-    }
-}
-
-#[test]
-fn g16_a_drain_that_blocks_after_a_poll_times_out_by_the_systems_clock() {
-    run(On::Threads, |bed| async move {
-        let (pool, door) = (pool(WithClock(bed.executor(), NeverRings), 1, 1, 8), Door::closed());
-        bed.watch(Peek(pool.downgrade()));
-        let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
-        let mut drain = pool.drain().within(Duration::from_millis(1));
-        assert!(poll_once(&mut drain, Waker::noop()).is_pending());
-        let error = drain.blocking_wait().unwrap_err();
-        assert!(matches!(error, DrainError::Timeout { .. }), "{error:?}");
-        door.open();
-        ticket.await.unwrap();
-    });
-}
-
 /// A clock whose sleeps are over when the door opens.
 #[derive(Clone)]
 struct Rings(Door);
@@ -405,6 +376,22 @@ impl Clock for Rings {
         let door = self.0.clone();
         Box::pin(async move { door.pass().await })
     }
+}
+
+#[test]
+fn g16_a_drain_that_blocks_after_a_poll_times_out_by_the_systems_clock() {
+    run(On::Threads, |bed| async move {
+        let (pool, door) =
+            (pool(WithClock(bed.executor(), Rings(Door::closed())), 1, 1, 8), Door::closed());
+        bed.watch(Peek(pool.downgrade()));
+        let ticket = pool.submit(Job::at(1, &door)).await.unwrap();
+        let mut drain = pool.drain().within(Duration::from_millis(1));
+        assert!(poll_once(&mut drain, Waker::noop()).is_pending());
+        let error = drain.blocking_wait().unwrap_err();
+        assert!(matches!(error, DrainError::Timeout { .. }), "{error:?}");
+        door.open();
+        ticket.await.unwrap();
+    });
 }
 
 #[test]

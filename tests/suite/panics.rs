@@ -4,7 +4,7 @@ use crate::by_hand::{ByHand, Shard};
 use crate::harness::{Bed, Door, On, run, suite, until, yield_at_random, yield_now};
 use crate::tools::{
     Bomb, Error, Flag, Handled, Job, Live, Peek, Pool, Puppets, Script, Touch, WANTED, WakeWith,
-    assert_quiet, hush_wanted_panics, poll_once, pool,
+    assert_quiet, hush_wanted_panics, loud_waker, poll_once, pool,
 };
 use shardpool::{
     Command, CommandError, CommandHandler, Context, Failure, Loaded, Outcomes, ShardPool,
@@ -15,7 +15,7 @@ use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Poll, Waker};
 
 suite!(
     g07_trap08_under_load_panics_end_their_commands_alone,
@@ -882,17 +882,6 @@ fn g07_a_clone_that_panics_when_a_handler_waits_refuses_the_wait_and_loses_no_co
         });
         assert_eq!(pool.send(outer).await.unwrap().output, 9);
     });
-}
-
-/// A waker whose destructor panics.
-struct LoudWaker(#[expect(dead_code, reason = "dropped with it")] Bomb);
-
-impl Wake for LoudWaker {
-    fn wake(self: Arc<Self>) {}
-}
-
-fn loud_waker() -> Waker {
-    Waker::from(Arc::new(LoudWaker(Bomb("a waker"))))
 }
 
 #[test]

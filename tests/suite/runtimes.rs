@@ -1,7 +1,7 @@
 //! The core names no runtime, and any runtime will do (G18, G19, G20).
 
 use crate::harness::{Bed, On, Shared, run, suite, until, yield_now};
-use crate::tools::{WANTED, hush_wanted_panics, poll_once};
+use crate::tools::{hush_wanted_panics, loud_waker, poll_once};
 use shardpool::executors::{Clock, Executor, SpawnError, SystemClock, Task, Threads};
 use shardpool::{Command, Context, Failure, ShardPool, StartError, async_handler_fn, handler_fn};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -299,24 +299,12 @@ fn g18_the_core_names_no_runtime() {
 
 #[test]
 fn g07_a_waker_whose_destructor_panics_harms_neither_its_sleep_nor_another() {
-    struct Panics;
-
-    impl Wake for Panics {
-        fn wake(self: Arc<Self>) {}
-    }
-
-    impl Drop for Panics {
-        fn drop(&mut self) {
-            panic!("{WANTED}: a waker's destructor");
-        }
-    }
-
     run(On::Threads, |_| async {
         hush_wanted_panics();
         let hour = || SystemClock.sleep(Duration::from_secs(3600));
         // More than the timer keeps without a look at which of them were dropped.
         for n in 0..100 {
-            let waker = if n == 0 { Waker::from(Arc::new(Panics)) } else { Waker::noop().clone() };
+            let waker = if n == 0 { loud_waker() } else { Waker::noop().clone() };
             let mut sleep = hour();
             assert!(poll_once(&mut sleep, &waker).is_pending());
             drop(waker);

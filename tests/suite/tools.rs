@@ -370,6 +370,17 @@ impl Drop for Bomb {
     }
 }
 
+/// A waker whose destructor panics.
+struct LoudWaker(#[expect(dead_code, reason = "dropped with it")] Bomb);
+
+impl Wake for LoudWaker {
+    fn wake(self: Arc<Self>) {}
+}
+
+pub(crate) fn loud_waker() -> Waker {
+    Waker::from(Arc::new(LoudWaker(Bomb("a waker"))))
+}
+
 /// Something that happens at most once, seen from several threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flag(Arc<AtomicBool>);
