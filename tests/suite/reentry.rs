@@ -753,14 +753,15 @@ async fn g09_under_load_random_nested_sends_with_circles_and_waits_for_room_all_
 }
 
 async fn nested_sends_anywhere(bed: Bed, depth: usize) {
-    /// Sends anywhere, a few levels deep, and passes on how often that was refused.
-    fn anywhere(pool: Pool, depth: u8) -> Job {
+    /// Sends anywhere, a few levels deep, and passes on how often that was refused. Holds its part
+    /// of `left` until it has ended.
+    fn anywhere(pool: Pool, depth: u8, left: Arc<()>) -> Job {
         Job::new(fastrand::u64(..12), move |_| async move {
             yield_at_random().await;
             if depth == 0 {
                 return Ok(0);
             }
-            let next = anywhere(pool.clone(), depth - 1);
+            let next = anywhere(pool.clone(), depth - 1, Arc::clone(&left));
             match pool.send(next).await {
                 Ok(receipt) => Ok(receipt.output),
                 Err(SendError::NotAccepted(SubmitError::Deadlock(_)))
@@ -771,13 +772,15 @@ async fn nested_sends_anywhere(bed: Bed, depth: usize) {
     }
     let pool = pool(bed.executor(), 2, 3, depth);
     bed.watch(Peek(pool.downgrade()));
+    let left = Arc::new(());
     let submitters: Vec<_> = (0..8)
         .map(|_| {
-            let pool = pool.clone();
+            let (pool, left) = (pool.clone(), Arc::clone(&left));
             bed.spawn(async move {
                 let mut tickets = Vec::new();
                 for _ in 0..150 {
-                    tickets.push(pool.submit(anywhere(pool.clone(), 3)).await.unwrap());
+                    let job = anywhere(pool.clone(), 3, Arc::clone(&left));
+                    tickets.push(pool.submit(job).await.unwrap());
                 }
                 refusals(tickets).await
             })
@@ -788,6 +791,8 @@ async fn nested_sends_anywhere(bed: Bed, depth: usize) {
         refused += submitter.await;
     }
     assert!(refused > 0, "no circle in all this: the load checks nothing");
+    // What was refused its wait for a command has ended; that command runs on, and may send.
+    until(|| Arc::strong_count(&left) == 1).await;
     let outcomes = pool.drain().await.unwrap();
     assert_eq!(outcomes.committed, outcomes.total());
     assert_quiet(&pool);
