@@ -5,7 +5,7 @@ use crate::error::DrainError;
 use crate::executors::{Clock, SystemClock, Task};
 use crate::lifecycle::Lifecycle;
 use crate::park::block_on;
-use crate::reentry::{self, Peers, Target, Verdict, Watch};
+use crate::reentry::{self, Peers, Target, Watch};
 use crate::stats::Outcomes;
 use crate::sync::{Arc, AtomicWaker};
 use std::fmt;
@@ -193,13 +193,10 @@ impl Future for Drain {
             }
             None => {
                 let peers = &this.peers;
-                match this.watch.judge(|_| Some(Target::Drain(Arc::clone(peers)))) {
-                    Verdict::Stuck => Poll::Ready(Err(DrainError::Deadlock)),
-                    Verdict::Fine => Poll::Pending,
-                    Verdict::Unknown => {
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
+                if this.watch.is_stuck(cx, |_| Some(Target::Drain(Arc::clone(peers)))) {
+                    Poll::Ready(Err(DrainError::Deadlock))
+                } else {
+                    Poll::Pending
                 }
             }
         }

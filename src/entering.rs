@@ -5,7 +5,7 @@ use crate::command::{Command, Receipt};
 use crate::contain::{Panic, contain};
 use crate::error::{SendError, SubmitError, TrySubmitError};
 use crate::pool::Inner;
-use crate::reentry::{self, Origin, Target, Verdict, Watch};
+use crate::reentry::{self, Origin, Target, Watch};
 use crate::shard::Shard;
 use crate::shard::front::{Entry, Front};
 use crate::sync::Arc;
@@ -156,7 +156,7 @@ impl<'p, T: Types> Entering<'p, T> {
         waits_for: WaitsFor,
     ) -> Poll<Result<(), SubmitError<T::Command>>> {
         if let Some(command) = self.command.take() {
-            if let Err(error) = self.enter(command, waits_for) {
+            if let Err(error) = self.enter(command, cx, waits_for) {
                 self.watch.take_off();
                 return Poll::Ready(Err(error));
             }
@@ -184,15 +184,11 @@ impl<'p, T: Types> Entering<'p, T> {
                 let target = |origin: Option<&Origin>| {
                     Some(target(front, origin, waits_for, Some(cell.probe())))
                 };
-                match self.watch.judge(target) {
-                    Verdict::Fine => {}
-                    Verdict::Unknown => cx.waker().wake_by_ref(),
-                    Verdict::Stuck => {
-                        // Judged by the handler that polls it now. The command is the queue side's:
-                        // the dispatcher must give it back.
-                        cell.deny();
-                        front.ask_for_review();
-                    }
+                if self.watch.is_stuck(cx, target) {
+                    // Judged by the handler that polls it now. The command is the queue side's: the
+                    // dispatcher must give it back.
+                    cell.deny();
+                    front.ask_for_review();
                 }
                 return Poll::Pending;
             }
@@ -215,13 +211,14 @@ impl<'p, T: Types> Entering<'p, T> {
     fn enter(
         &mut self,
         command: T::Command,
+        cx: &mut Context<'_>,
         waits_for: WaitsFor,
     ) -> Result<(), SubmitError<T::Command>> {
         let route =
             self.pool.route(self.wanted, self.deadline, command).map_err(without_waiting)?;
         let shard = self.pool.shard(route.shard);
         if reentry::in_handler() {
-            return self.enter_inside(shard, route, waits_for);
+            return self.enter_inside(shard, route, cx, waits_for);
         }
         let (at, hash) = (route.shard, route.hash);
         // The word comes while the cell is made: see `Draft`.
@@ -241,6 +238,7 @@ impl<'p, T: Types> Entering<'p, T> {
         &mut self,
         shard: &Shard<T>,
         route: Route<T::Command>,
+        cx: &mut Context<'_>,
         waits_for: WaitsFor,
     ) -> Result<(), SubmitError<T::Command>> {
         let front = &shard.front;
@@ -254,12 +252,12 @@ impl<'p, T: Types> Entering<'p, T> {
             }
         };
         let target = |origin: Option<&Origin>| Some(target(front, origin, waits_for, None));
-        if waits_for == WaitsFor::Outcome && self.watch.judge(target) == Verdict::Stuck {
+        if waits_for == WaitsFor::Outcome && self.watch.is_stuck(cx, target) {
             return Err(SubmitError::Deadlock(route.command));
         }
         let mut entry = front.try_enter();
         if entry == Entry::Full {
-            if waits_for == WaitsFor::Room && self.watch.judge(target) == Verdict::Stuck {
+            if waits_for == WaitsFor::Room && self.watch.is_stuck(cx, target) {
                 return Err(SubmitError::Deadlock(route.command));
             }
             entry = front.enter_or_wait();

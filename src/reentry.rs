@@ -54,6 +54,7 @@ use crate::sync::{Arc, ArcSwapOption, AtomicBool, AtomicUsize, Ordering, fence};
 use std::any::Any;
 use std::cell::Cell;
 use std::ptr::NonNull;
+use std::task::Context;
 
 /// An aggregate id of any type.
 pub(crate) trait Key: Any + Send + Sync {
@@ -354,8 +355,23 @@ impl Watch {
         Ok(Self(Some(Box::new(Watched { origin, ..Watched::default() }))))
     }
 
-    /// Called at each poll of a wait: inside a handler it publishes the wait, once, and tells whether
-    /// it can end. `target` may answer that there is nothing to publish.
+    /// Called at each poll of a wait: whether it could never end. While that can't be told, it is polled again.
+    #[inline]
+    pub(crate) fn is_stuck(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: impl FnOnce(Option<&Origin>) -> Option<Target>,
+    ) -> bool {
+        let verdict = self.judge(target);
+        if verdict == Verdict::Unknown {
+            // A command that is still in its channel needs no more than one run of the dispatcher, which is awake.
+            cx.waker().wake_by_ref();
+        }
+        verdict == Verdict::Stuck
+    }
+
+    /// Inside a handler, publishes the wait, once, and tells whether it can end. `target` may answer that there
+    /// is nothing to publish.
     #[inline]
     pub(crate) fn judge(
         &mut self,
@@ -440,9 +456,7 @@ fn watch(
             // in any shard on which it depends by now. A wake alone would be lost on a dispatcher that has looked
             // at the boards and is about to sleep.
             fence(Ordering::SeqCst);
-            for reached in &Graph::see(&target, By::Handler).fronts {
-                reached.front.ask_for_review_if_it_matters();
-            }
+            ask_for_reviews(&target);
         }
         *guard = Some(published);
         verdict
@@ -576,11 +590,13 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
 /// Said by a dispatcher that has lost a worker, once: a shard may be jammed now that counted on that. Who begins to wait
 /// later sees the loss.
 pub(crate) fn tell_of_loss(front: &Arc<Front>) {
-    let room = Target::Room { front: Arc::clone(front), cell: None };
-    for Reached { front: other, .. } in &Graph::see(&room, By::Bereft).fronts {
-        if !Arc::ptr_eq(other, front) {
-            other.ask_for_review_if_it_matters();
-        }
+    ask_for_reviews(&Target::Room { front: Arc::clone(front), cell: None });
+}
+
+/// Has the dispatchers of all shards that a wait depends on judge anew those who wait there.
+fn ask_for_reviews(target: &Target) {
+    for reached in &Graph::see(target, By::Handler).fronts {
+        reached.front.ask_for_review_if_it_matters();
     }
 }
 

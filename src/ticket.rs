@@ -4,7 +4,7 @@ use crate::cell::{Held, Outcome};
 use crate::command::Command;
 use crate::error::CommandError;
 use crate::park::block_on;
-use crate::reentry::{self, Target, Verdict, Watch};
+use crate::reentry::{self, Target, Watch};
 use crate::types::{Types, TypesOf};
 use std::fmt;
 use std::future::Future;
@@ -78,20 +78,11 @@ pub(crate) fn poll_outcome<T: Types>(
         watch.take_off();
         return Poll::Ready(outcome);
     }
-    let verdict = watch.judge(|origin| match origin {
+    let is_stuck = watch.is_stuck(cx, |origin| match origin {
         Some(origin) => Some(origin.target(Some(cell.probe()))),
         None => Target::of_ticket(cell.front_ptr(), cell.probe()),
     });
-    match verdict {
-        Verdict::Fine => Poll::Pending,
-        Verdict::Stuck => Poll::Ready(Err(CommandError::Deadlock)),
-        Verdict::Unknown => {
-            // If the command is still in its channel, the dispatcher is awake; it needs one poll to tell
-            // the lane.
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-    }
+    if is_stuck { Poll::Ready(Err(CommandError::Deadlock)) } else { Poll::Pending }
 }
 
 impl<C: Command, O: Send, E: Send> Ticket<C, O, E> {
