@@ -851,3 +851,52 @@ pub(crate) fn may_block() -> Option<Blocked> {
     })
     .unwrap_or(Some(Blocked(None)))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Acts as the handler of an aggregate of the first shard, which has the worker of the same number.
+    pub(crate) fn as_handler<R>(peers: &Arc<Peers>, id: u8, act: impl FnOnce() -> R) -> R {
+        let published = Cell::new(false);
+        let frame = Frame {
+            peers,
+            shard: 0,
+            worker: usize::from(id),
+            id: &id,
+            lane: u64::from(id) + 1,
+            run: 1,
+            behind: &|| 0,
+            published: &published,
+        };
+        frame.scope(act)
+    }
+
+    /// A command of an aggregate of this shard.
+    pub(crate) fn command(peers: &Peers, shard: usize, id: u8) -> Target {
+        let front = Arc::clone(&peers.fronts[shard]);
+        Target::Command { front, id: Some(Arc::new(id)), cell: None }
+    }
+
+    #[cfg(not(shardpool_loom))]
+    #[test]
+    fn g09_a_wait_gives_way_to_one_that_may_yet_be_refused_but_not_for_ever() {
+        let peers = Arc::new(Peers::new(Box::new([Arc::new(Front::new(4, 3))]), 3));
+        // One has said what it waits for, and does not know yet whether that can end.
+        let other = as_handler(&peers, 0, || {
+            with_current(|frame| publish(frame, command(&peers, 0, 1)).ok()).flatten()
+        })
+        .expect("the clone of a number does not panic");
+        let mut watch = Watch::default();
+        let mut poll = || as_handler(&peers, 1, || watch.judge(|_| Some(command(&peers, 0, 0))));
+        for _ in 0..2 {
+            for _ in 0..GIVE_WAY {
+                assert_eq!(poll(), Verdict::Unknown);
+            }
+            assert_eq!(poll(), Verdict::Stuck);
+        }
+        // Now it goes on waiting.
+        other.settle();
+        assert_eq!(poll(), Verdict::Stuck);
+    }
+}

@@ -1,11 +1,11 @@
 //! The boards on which handlers publish their waits.
 
 use crate::loom::check::check;
-use crate::reentry::{Frame, Peers, Target, Verdict, Watch, has_worker};
+use crate::reentry::tests::{as_handler, command};
+use crate::reentry::{Peers, Verdict, Watch, has_worker};
 use crate::shard::front::Front;
 use crate::sync::Arc;
 use loom::thread;
-use std::cell::Cell;
 
 /// As the handler of an aggregate of the first shard that polls a wait for a command of another one.
 fn poll(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8) -> Verdict {
@@ -14,22 +14,7 @@ fn poll(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8) -> Verdict {
 
 /// The same, with the shard of the other one.
 fn poll_at(watch: &mut Watch, peers: &Arc<Peers>, id: u8, other: u8, shard: usize) -> Verdict {
-    let published = Cell::new(false);
-    let frame = Frame {
-        peers,
-        shard: 0,
-        worker: usize::from(id),
-        id: &id,
-        lane: u64::from(id) + 1,
-        run: 1,
-        behind: &|| 0,
-        published: &published,
-    };
-    let target = || {
-        let front = Arc::clone(&peers.fronts[shard]);
-        Target::Command { front, id: Some(Arc::new(other)), cell: None }
-    };
-    frame.scope(|| watch.judge(|_| Some(target())))
+    as_handler(peers, id, || watch.judge(|_| Some(command(peers, shard, other))))
 }
 
 /// The first poll of one.

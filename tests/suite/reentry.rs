@@ -33,6 +33,7 @@ suite!(
     g09_trap11_one_worker_that_sends_to_its_own_shard_is_refused,
     g09_all_workers_of_a_shard_in_waits_are_not_left_waiting,
     g09_two_shards_whose_workers_wait_for_each_other_are_not_left_waiting,
+    g09_a_ticket_that_came_after_a_wait_for_room_is_refused_when_it_can_not_end,
     g09_a_wait_for_room_that_can_not_end_is_refused,
     g09_room_that_only_the_waiting_handler_itself_could_make_is_refused,
     g09_a_send_that_waits_for_room_behind_its_own_backlog_is_refused,
@@ -354,6 +355,28 @@ async fn g09_a_wait_for_room_that_can_not_end_is_refused(bed: Bed) {
         assert!(refusals(tickets).await >= 1, "in round {round}");
         until(|| pool.stats()[0].queued == 0 && pool.stats()[0].running == 0).await;
     }
+}
+
+async fn g09_a_ticket_that_came_after_a_wait_for_room_is_refused_when_it_can_not_end(bed: Bed) {
+    let pool = pool(bed.executor(), 1, 2, 1);
+    bed.watch(Peek(pool.downgrade()));
+    let door = Door::closed();
+    let running = pool.try_submit(Job::at(9, &door)).unwrap();
+    until(|| door.arrived() == 1).await;
+    let inner = pool.clone();
+    let job = Job::new(1, move |_| async move {
+        // All the room there is.
+        let queued = inner.try_submit(Job::plain(9)).unwrap();
+        let own = inner.submit(Job::plain(1)).await.unwrap();
+        queued.await.unwrap();
+        Ok(u64::from(matches!(own.await, Err(CommandError::Deadlock))))
+    });
+    let waits = pool.try_submit(job).unwrap();
+    until(|| pool.stats()[0].waiting == 1).await;
+    door.open();
+    running.await.unwrap();
+    assert_eq!(waits.await.unwrap().output, 1);
+    assert_eq!(pool.drain().await.unwrap().committed, 4);
 }
 
 /// Fills the shard with commands that are all behind the handler that calls this.
