@@ -899,4 +899,23 @@ pub(crate) mod tests {
         other.settle();
         assert_eq!(poll(), Verdict::Stuck);
     }
+
+    #[cfg(not(shardpool_loom))]
+    #[test]
+    fn g09_a_report_stands_until_there_is_room_or_the_end_or_it_is_taken_back() {
+        use crate::shard::front::Entry;
+
+        let stands_after = |change: fn(&Front)| {
+            let front = Front::new(1, 1);
+            assert_eq!(front.try_enter(), Entry::Accepted);
+            front.board.report(Vec::new());
+            let report = front.board.report.load_full();
+            change(&front);
+            stands(&front, report.as_ref())
+        };
+        assert!(stands_after(|_| {}));
+        assert!(!stands_after(|front| assert!(!front.give_room_back(0))));
+        assert!(!stands_after(Front::close));
+        assert!(!stands_after(|front| front.board.retract()));
+    }
 }
