@@ -342,7 +342,8 @@ fn g16_a_waker_that_parks_the_timers_thread_costs_no_sleep_its_end() {
     run(On::Threads, |_bed| async {
         let parks = Arc::new(Parks::default());
         let mut first = SystemClock.sleep(Duration::from_millis(1));
-        assert!(poll_once(&mut first, &Waker::from(Arc::clone(&parks))).is_pending());
+        // Pending or, if this thread had to wait for that long, ready: the waker is called.
+        let _ = poll_once(&mut first, &Waker::from(Arc::clone(&parks)));
         until(|| parks.at.get().is_some()).await;
         let mut second = SystemClock.sleep(Duration::from_millis(1));
         let before = parks.unparked.load(Ordering::SeqCst);
