@@ -13,7 +13,7 @@ use crate::domain::{Command, Domain, Id, Refused, Versioned};
 use crate::runtimes::Runtime;
 use crate::workload::Setup;
 use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -28,15 +28,18 @@ pub struct ActorPerShard<D, R> {
 async fn shard<D: Domain>(domain: Arc<D>, mut commands: mpsc::Receiver<(Command, Reply)>) {
     let mut aggregates: HashMap<Id, Versioned> = HashMap::new();
     while let Some((command, reply)) = commands.recv().await {
-        let held = match aggregates.entry(Arc::clone(&command.id)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let loaded = domain.load(&command.id).await;
-                entry.insert(loaded)
+        let outcome = match aggregates.get_mut(&command.id) {
+            Some(held) => domain.commit(held, command).await,
+            None => {
+                let id = Arc::clone(&command.id);
+                let mut loaded = domain.load(&id).await;
+                let outcome = domain.commit(&mut loaded, command).await;
+                aggregates.insert(id, loaded);
+                outcome
             }
         };
         // A caller that has gone does not want to know.
-        let _ = reply.send(domain.commit(held, command).await);
+        let _ = reply.send(outcome);
     }
 }
 
