@@ -28,18 +28,15 @@ pub struct ActorPerShard<D, R> {
 async fn shard<D: Domain>(domain: Arc<D>, mut commands: mpsc::Receiver<(Command, Reply)>) {
     let mut aggregates: HashMap<Id, Versioned> = HashMap::new();
     while let Some((command, reply)) = commands.recv().await {
-        let outcome = match aggregates.get_mut(&command.id) {
-            Some(held) => domain.commit(held, command).await,
+        let held = match aggregates.get_mut(&command.id) {
+            Some(held) => held,
             None => {
-                let id = Arc::clone(&command.id);
-                let mut loaded = domain.load(&id).await;
-                let outcome = domain.commit(&mut loaded, command).await;
-                aggregates.insert(id, loaded);
-                outcome
+                let loaded = domain.load(&command.id).await;
+                aggregates.entry(Arc::clone(&command.id)).or_insert(loaded)
             }
         };
         // A caller that has gone does not want to know.
-        let _ = reply.send(outcome);
+        let _ = reply.send(domain.commit(held, command).await);
     }
 }
 

@@ -22,7 +22,6 @@ use ractor::factory::{
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, RpcReplyPort};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -57,9 +56,12 @@ impl<D: Domain> Worker for Owning<D> {
         Job { key, msg, .. }: Job<Id, Ask>,
         aggregates: &mut Self::State,
     ) -> Result<Id, ActorProcessingErr> {
-        let held = match aggregates.entry(Arc::clone(&key)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.0.load(&key).await),
+        let held = match aggregates.get_mut(&key) {
+            Some(held) => held,
+            None => {
+                let loaded = self.0.load(&key).await;
+                aggregates.entry(Arc::clone(&key)).or_insert(loaded)
+            }
         };
         let Ask { command, reply } = msg;
         // A caller that has gone does not want to know.

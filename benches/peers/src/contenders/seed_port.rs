@@ -35,7 +35,10 @@ pub struct SeedPort<D> {
 async fn dispatch_commands(commands: flume::Receiver<Envelope>, jobs: flume::Sender<Job>) {
     let mut versions: HashMap<Id, u64> = HashMap::new();
     while let Ok(envelope) = commands.recv_async().await {
-        let version = versions.entry(Arc::clone(&envelope.command.id)).or_default();
+        let version = match versions.get_mut(&envelope.command.id) {
+            Some(version) => version,
+            None => versions.entry(Arc::clone(&envelope.command.id)).or_default(),
+        };
         *version += 1;
         let job = Job { version: *version, envelope };
         if jobs.send_async(job).await.is_err() {
