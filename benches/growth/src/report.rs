@@ -53,8 +53,9 @@ The same workloads over shardpool and over what else does its job, or part of it
 and the workloads in detail, are in the [README of the benchmark](../benches/peers/README.md). The last column is
 the rate of `shardpool-tokio` over that of the contender, taken within each round: median, least and greatest.
 Above 1 shardpool is faster. `limit` is bare tasks that do the same work, and `harness` a contender that completes
-at once: what the callers' own loop costs. `seed-port` and `mutex-per-key-spawned` do not keep the order of a key, and
-the first not even its commands apart: where order is what takes time, as in W9, that is why they are ahead.
+at once: what the callers' own loop costs. Where handlers wait, in W6 and W9, `mutex-per-key`, `mutex-per-key-spawned`
+and `kameo` are ahead where nothing limits how many commands they have under way at once, and `seed-port` where it has
+several of one aggregate.
 ";
 
 const OUTSIDE: &str = "

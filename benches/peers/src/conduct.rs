@@ -60,7 +60,7 @@ pub struct Summary {
     pub ratio_to: BTreeMap<&'static str, Spread>,
 }
 
-/// Why there is no figure.
+/// Why there is no figure, or why it is not to be trusted.
 #[derive(Debug)]
 pub struct Trouble {
     workload: &'static str,
@@ -245,7 +245,9 @@ pub fn conduct(
     let troubles = seats
         .iter_mut()
         .filter_map(|seat| {
-            let what = seat.trouble.take()?;
+            let failed: u64 = seat.runs.iter().map(|run| run.failed).sum();
+            let failures = (failed > 0).then(|| format!("{failed} commands did not commit"));
+            let what = seat.trouble.take().or(failures)?;
             Some(Trouble { workload: workload.name, contender: seat.entry.name, what })
         })
         .collect();

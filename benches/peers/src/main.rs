@@ -13,7 +13,8 @@ mod runtimes;
 mod window;
 mod workload;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use contenders::Entry;
 use std::process::ExitCode;
 use workload::Workload;
@@ -26,9 +27,9 @@ static ALLOCATOR: allocations::Counting = allocations::Counting;
 #[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// How many rounds; by default 7, and fewer where a run is long
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "1..=1000")]
     rounds: Option<u32>,
-    /// Workloads, as in W1,W6/64; by default all
+    /// Workloads, as in W1,W6/64 (W6: all of its variants); by default all
     #[arg(long, value_delimiter = ',', value_parser = workloads, value_name = "WORKLOAD")]
     only: Vec<Workloads>,
     /// Contenders; by default all
@@ -45,13 +46,13 @@ struct Arguments {
 enum Otherwise {
     /// Where the processor's time goes, by part of the program (Linux, with `perf`)
     Profile {
-        /// As above, but for W10
+        /// As above, but for W8, W9 and W10
         #[arg(long, value_delimiter = ',', value_parser = workloads, value_name = "WORKLOAD", required = true)]
         only: Vec<Workloads>,
         #[arg(long, value_delimiter = ',', value_parser = contender, value_name = "CONTENDER", required = true)]
         contenders: Vec<&'static Entry>,
         /// For how long each is watched
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600), value_name = "1..=600")]
         seconds: u32,
     },
     /// What this program runs itself as, for each contender
@@ -74,7 +75,10 @@ fn workloads(word: &str) -> Result<Workloads, String> {
     let meant = workload::meant_by(word);
     if meant.is_empty() {
         let names: Vec<_> = workload::ALL.iter().map(|workload| workload.name).collect();
-        return Err(format!("there is no such workload; there are {}", names.join(", ")));
+        return Err(format!(
+            "there is no such workload; there are {}, and W6, W7, W9 and W10 for all of theirs",
+            names.join(", ")
+        ));
     }
     Ok(Workloads(meant))
 }
@@ -90,6 +94,24 @@ fn contender(name: &str) -> Result<&'static Entry, String> {
     })
 }
 
+/// Ends the program because of its arguments.
+fn wrong(what: String) -> ! {
+    Arguments::command().error(ErrorKind::ValueValidation, what).exit()
+}
+
+/// Those of the workloads in which one of the contenders takes part. Ends the program if there are none.
+fn taken(workloads: Vec<Workload>, contenders: &[&'static Entry]) -> Vec<Workload> {
+    let named = |names: Vec<&str>| names.join(", ");
+    let asked = named(workloads.iter().map(|workload| workload.name).collect());
+    let takes = |workload: &Workload| contenders.iter().any(|entry| (entry.takes)(workload));
+    let taken: Vec<_> = workloads.into_iter().filter(takes).collect();
+    if taken.is_empty() {
+        let contenders = named(contenders.iter().map(|entry| entry.name).collect());
+        wrong(format!("none of {contenders} takes part in {asked}; the README says who does"));
+    }
+    taken
+}
+
 fn main() -> ExitCode {
     // Wrong arguments end the program here, with a message and code 2.
     let arguments = Arguments::parse();
@@ -99,9 +121,16 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some(Otherwise::Profile { only, contenders, seconds }) => {
+            let asked = only.into_iter().flat_map(|Workloads(meant)| meant).collect();
+            let workloads = taken(asked, &contenders);
+            for workload in &workloads {
+                if let Some(why) = workload.no_profile() {
+                    wrong(format!("there is no profile of {}: {why}", workload.name));
+                }
+            }
             let steps_per_us = domain::steps_per_us();
-            for workload in only.iter().flat_map(|Workloads(meant)| meant) {
-                if let Err(what) = profile::profile(workload, &contenders, seconds, steps_per_us) {
+            for workload in workloads {
+                if let Err(what) = profile::profile(&workload, &contenders, seconds, steps_per_us) {
                     eprintln!("error: {what}");
                     return ExitCode::FAILURE;
                 }
@@ -120,24 +149,19 @@ fn main() -> ExitCode {
             || arguments.contenders.iter().any(|chosen| chosen.name == entry.name)
     };
     let contenders: Vec<_> = contenders::ALL.iter().filter(chosen).collect();
+    let workloads = taken(workload::ALL.into_iter().filter(asked).collect(), &contenders);
     let rounds = arguments.rounds.map(|rounds| rounds as usize);
     let steps_per_us = domain::steps_per_us();
 
     let mut troubles = Vec::new();
-    let mut nothing_to_do = true;
-    for workload in workload::ALL.iter().filter(|workload| asked(workload)) {
-        let (summaries, new) = conduct::conduct(workload, &contenders, rounds, steps_per_us);
-        nothing_to_do &= summaries.is_empty() && new.is_empty();
+    for workload in workloads {
+        let (summaries, new) = conduct::conduct(&workload, &contenders, rounds, steps_per_us);
         if arguments.json {
-            report::lines(workload, &summaries);
+            report::lines(&workload, &summaries);
         } else if !summaries.is_empty() {
-            report::table(workload, &summaries);
+            report::table(&workload, &summaries);
         }
         troubles.extend(new);
-    }
-    if nothing_to_do {
-        eprintln!("error: none of these contenders takes part in any of these workloads");
-        return ExitCode::from(2);
     }
     for trouble in &troubles {
         eprintln!("{trouble}");

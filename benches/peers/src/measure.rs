@@ -4,11 +4,12 @@ use crate::allocations;
 use crate::contenders::{Contender, Outside};
 use crate::domain::{self, Command, Id, Refused, Work};
 use crate::runtimes::Runtime;
-use crate::window::keep_in_flight;
+use crate::window::Window;
 use crate::workload::{Load, MEASURED, Step, Workload};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
@@ -235,7 +236,7 @@ impl<C: Contender> Callers<C> {
             let next = |caller: &mut Caller| {
                 caller.next().map(|(command, begun)| (contender.send(command), begun))
             };
-            keep_in_flight(window, &mut caller, next, Caller::done).await;
+            Window::new(window).run(&mut caller, next, Caller::done).await;
             let _ = tallies.send(caller.tally);
         });
     }
@@ -268,8 +269,11 @@ impl<C: Contender> Callers<C> {
         self.collect(elapsed, allocations)
     }
 
-    /// Waits for the callers to end by themselves; all they do counts.
-    fn measure_to_the_end(self, begun: Instant, allocated: u64) -> Run {
+    /// Starts the callers, and waits for them to end by themselves; all they do counts.
+    fn measure_to_the_end(self, tasks: Vec<impl Future<Output = ()> + Send + 'static>) -> Run {
+        self.gate.set(COUNTS);
+        let (begun, allocated) = (Instant::now(), allocations::count());
+        tasks.into_iter().for_each(C::Runtime::spawn);
         let mut run = self.collect(Duration::ZERO, 0);
         run.seconds = begun.elapsed().as_secs_f64();
         run.allocations = allocations::count() - allocated;
@@ -307,18 +311,23 @@ pub fn touch_all<C: Contender>(contender: &'static C, world: &'static World) {
     for _ in 0..crate::runtimes::THREADS {
         let (next, ended) = (Arc::clone(&next), ended.clone());
         C::Runtime::spawn(async move {
-            let take = |_: &mut ()| {
+            let mut committed = 0;
+            let take = |_: &mut usize| {
                 let id = world.ids.get(next.fetch_add(1, Relaxed))?;
                 // What takes time need not be done to be known.
                 let work = if matches!(task, Work::Append) { task } else { Work::Nothing };
                 Some((contender.send(Command { id: Arc::clone(id), work }), None))
             };
-            keep_in_flight(256, &mut (), take, |_, _, _| {}).await;
-            let _ = ended.send(());
+            let done = |committed: &mut usize, outcome: Result<u64, Refused>, _| {
+                *committed += usize::from(outcome.is_ok());
+            };
+            Window::new(256).run(&mut committed, take, done).await;
+            let _ = ended.send(committed);
         });
     }
     drop(ended);
-    ends.into_iter().for_each(drop);
+    let committed: usize = ends.into_iter().sum();
+    assert_eq!(committed, world.ids.len(), "aggregates whose first command committed");
 }
 
 /// A run whose callers are in the runtime.
@@ -351,34 +360,36 @@ pub fn run<C: Contender>(contender: &'static C, world: &'static World, workload:
         }
         Load::Planned { callers: count, window } => {
             let next = Arc::new(AtomicUsize::new(0));
-            let (begun, allocated) = (Instant::now(), allocations::count());
-            callers.gate.set(COUNTS);
-            (0..count).for_each(|_| start_planned(&mut callers, window, &next));
-            callers.measure_to_the_end(begun, allocated)
+            let tasks: Vec<_> = (0..count).map(|_| planned(&mut callers, window, &next)).collect();
+            callers.measure_to_the_end(tasks)
         }
         Load::Chains { tasks } => {
             let chains = Arc::new(chains(world));
             let next = Arc::new(AtomicUsize::new(0));
-            let (begun, allocated) = (Instant::now(), allocations::count());
-            callers.gate.set(COUNTS);
-            (0..tasks).for_each(|_| start_chain(&mut callers, &chains, &next));
-            callers.measure_to_the_end(begun, allocated)
+            let tasks: Vec<_> = (0..tasks).map(|_| chain(&mut callers, &chains, &next)).collect();
+            callers.measure_to_the_end(tasks)
         }
         Load::Outside { .. } => unreachable!("this load is for callers outside"),
     }
 }
 
-fn start_planned<C: Contender>(callers: &mut Callers<C>, window: usize, next: &Arc<AtomicUsize>) {
+/// A task that keeps a window of the plan's commands in flight.
+fn planned<C: Contender>(
+    callers: &mut Callers<C>,
+    window: usize,
+    next: &Arc<AtomicUsize>,
+) -> impl Future<Output = ()> + Send + use<C> {
     let (mut caller, tallies) = callers.caller();
     let (contender, next) = (callers.contender, Arc::clone(next));
-    C::Runtime::spawn(async move {
+    let window = Window::new(window);
+    async move {
         let take = |caller: &mut Caller| {
             let command = caller.world.step(next.fetch_add(1, Relaxed))?;
             Some((contender.send(command), caller.tally.begin()))
         };
-        keep_in_flight(window, &mut caller, take, Caller::done).await;
+        window.run(&mut caller, take, Caller::done).await;
         let _ = tallies.send(caller.tally);
-    });
+    }
 }
 
 /// The plan's commands, by aggregate.
@@ -390,14 +401,15 @@ fn chains(world: &World) -> Vec<Vec<usize>> {
     chains
 }
 
-fn start_chain<C: Contender>(
+/// A task that takes one aggregate's commands after another's.
+fn chain<C: Contender>(
     callers: &mut Callers<C>,
     chains: &Arc<Vec<Vec<usize>>>,
     next: &Arc<AtomicUsize>,
-) {
+) -> impl Future<Output = ()> + Send + use<C> {
     let (mut caller, tallies) = callers.caller();
     let (contender, chains, next) = (callers.contender, Arc::clone(chains), Arc::clone(next));
-    C::Runtime::spawn(async move {
+    async move {
         while let Some(chain) = chains.get(next.fetch_add(1, Relaxed)) {
             for &step in chain {
                 let Some(command) = caller.world.step(step) else { continue };
@@ -407,7 +419,7 @@ fn start_chain<C: Contender>(
             }
         }
         let _ = tallies.send(caller.tally);
-    });
+    }
 }
 
 /// A run whose callers are OS threads outside the runtime.

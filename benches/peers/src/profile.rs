@@ -8,7 +8,7 @@ use addr2line::Loader;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Samples per second and thread.
 const HERTZ: u32 = 4_000;
@@ -45,7 +45,7 @@ impl Part {
             Part::Worker => "pool: worker",
             Part::Outcome => "pool: outcome and its cell",
             Part::PoolElse => "pool: all else",
-            Part::Contender => "the contender's own loop",
+            Part::Contender => "the contender's own code",
             Part::Channel => "channels and wakers",
             Part::Hash => "SipHash",
             Part::Map => "maps",
@@ -64,7 +64,8 @@ impl Part {
         if file.contains("hash/sip") {
             return Some(Part::Hash);
         }
-        if krate.starts_with("hashbrown") || krate.starts_with("dashmap") {
+        // The one of the standard library is not where other crates are.
+        if file.contains("/hashbrown-") || krate.starts_with("dashmap") {
             return Some(Part::Map);
         }
         if ["flume", "atomic-waker"].iter().any(|name| krate.starts_with(name))
@@ -72,6 +73,8 @@ impl Part {
         {
             return Some(Part::Channel);
         }
+        const PEERS: [&str; 4] = ["kameo", "ractor", "grommet", "task-exec-queue"];
+        const HARNESS: [&str; 2] = ["fastrand", "hdrhistogram"];
         const RUNTIMES: [&str; 8] = [
             "tokio-",
             "async-",
@@ -91,7 +94,11 @@ impl Part {
         }
         let pool = here.ancestors().nth(2)?;
         let Ok(of_pool) = Path::new(file).strip_prefix(pool) else {
-            return (!krate.is_empty()).then_some(Part::Harness);
+            return match krate {
+                _ if PEERS.iter().any(|name| krate.starts_with(name)) => Some(Part::Contender),
+                _ if HARNESS.iter().any(|name| krate.starts_with(name)) => Some(Part::Harness),
+                _ => None,
+            };
         };
         Some(match of_pool.to_str()? {
             "src/sync.rs" | "src/contain.rs" | "src/prefetch.rs" => return None,
@@ -150,7 +157,6 @@ impl Profile {
             .args(["--pid", &child.id().to_string(), "--output"])
             .arg(&samples)
             .args(["--", "sleep", &seconds.to_string()])
-            .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("`perf record` can't be started: {error}"))?;
         let mut rates = Vec::new();
@@ -173,7 +179,8 @@ impl Profile {
             .map_err(|error| format!("`perf script` can't be started: {error}"))?;
         fs::remove_file(&samples).map_err(|error| error.to_string())?;
         if !script.status.success() {
-            return Err(format!("`perf script` failed: {}", script.status));
+            let said = String::from_utf8_lossy(&script.stderr);
+            return Err(format!("`perf script` failed: {}: {}", script.status, said.trim()));
         }
         let program = Loader::new(&path).map_err(|error| error.to_string())?;
         let mut known = HashMap::new();
@@ -222,12 +229,6 @@ pub fn profile(
     seconds: u32,
     steps_per_us: f64,
 ) -> Result<(), String> {
-    if workload.fresh {
-        return Err(format!(
-            "{} runs once in each process: too short for a profile",
-            workload.name
-        ));
-    }
     let mut profiles = Vec::new();
     for entry in contenders.iter().filter(|entry| (entry.takes)(workload)) {
         let profile = Profile::take(entry, workload, seconds, steps_per_us)

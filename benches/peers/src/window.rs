@@ -39,58 +39,70 @@ struct Slot<F> {
     waker: Waker,
 }
 
-/// Keeps `size` futures in flight until there are no more.
-///
-/// `next` gives a future and when it began, if somebody wants to know; `done` gets its output.
-pub async fn keep_in_flight<S, F: Future>(
-    size: usize,
-    state: &mut S,
-    mut next: impl FnMut(&mut S) -> Option<(F, Option<Instant>)>,
-    mut done: impl FnMut(&mut S, F::Output, Option<Instant>),
-) {
-    let bits = |word: usize| match size - word * 64 {
-        rest @ 0..64 => (1 << rest) - 1,
-        _ => u64::MAX,
-    };
-    let words = (0..size.div_ceil(64)).map(|word| AtomicU64::new(bits(word))).collect();
-    let ready = Arc::new(Ready { words, caller: AtomicWaker::new() });
-    let mut slots: Vec<Slot<F>> = (0..size)
-        .map(|slot| Slot {
-            future: Box::pin(None),
-            begun: None,
-            waker: Arc::new(SlotWaker { ready: Arc::clone(&ready), slot }).into(),
-        })
-        .collect();
-    let mut in_flight = 0;
+/// Room for a number of futures in flight. All that it allocates it does when it is made.
+pub struct Window<F> {
+    ready: Arc<Ready>,
+    slots: Vec<Slot<F>>,
+}
 
-    poll_fn(move |cx| {
-        ready.caller.register(cx.waker());
-        for (index, word) in ready.words.iter().enumerate() {
-            // Acquire: pairs with the waking.
-            let mut set = word.swap(0, Ordering::Acquire);
-            while set != 0 {
-                let slot = &mut slots[index * 64 + set.trailing_zeros() as usize];
-                set &= set - 1;
-                loop {
-                    if slot.future.is_none() {
-                        let Some((future, begun)) = next(state) else { break };
-                        slot.future.as_mut().set(Some(future));
-                        slot.begun = begun;
-                        in_flight += 1;
-                    }
-                    let Some(future) = slot.future.as_mut().as_pin_mut() else { break };
-                    match future.poll(&mut Context::from_waker(&slot.waker)) {
-                        Poll::Pending => break,
-                        Poll::Ready(output) => {
-                            slot.future.as_mut().set(None);
-                            in_flight -= 1;
-                            done(state, output, slot.begun);
+impl<F: Future> Window<F> {
+    pub fn new(size: usize) -> Self {
+        let bits = |word: usize| match size - word * 64 {
+            rest @ 0..64 => (1 << rest) - 1,
+            _ => u64::MAX,
+        };
+        let words = (0..size.div_ceil(64)).map(|word| AtomicU64::new(bits(word))).collect();
+        let ready = Arc::new(Ready { words, caller: AtomicWaker::new() });
+        let slots = (0..size)
+            .map(|slot| Slot {
+                future: Box::pin(None),
+                begun: None,
+                waker: Arc::new(SlotWaker { ready: Arc::clone(&ready), slot }).into(),
+            })
+            .collect();
+        Self { ready, slots }
+    }
+
+    /// Keeps it full until there are no more futures.
+    ///
+    /// `next` gives a future and when it began, if somebody wants to know; `done` gets its output.
+    pub async fn run<S>(
+        self,
+        state: &mut S,
+        mut next: impl FnMut(&mut S) -> Option<(F, Option<Instant>)>,
+        mut done: impl FnMut(&mut S, F::Output, Option<Instant>),
+    ) {
+        let Self { ready, mut slots } = self;
+        let mut in_flight = 0;
+        poll_fn(move |cx| {
+            ready.caller.register(cx.waker());
+            for (index, word) in ready.words.iter().enumerate() {
+                // Acquire: pairs with the waking.
+                let mut set = word.swap(0, Ordering::Acquire);
+                while set != 0 {
+                    let slot = &mut slots[index * 64 + set.trailing_zeros() as usize];
+                    set &= set - 1;
+                    loop {
+                        if slot.future.is_none() {
+                            let Some((future, begun)) = next(state) else { break };
+                            slot.future.as_mut().set(Some(future));
+                            slot.begun = begun;
+                            in_flight += 1;
+                        }
+                        let Some(future) = slot.future.as_mut().as_pin_mut() else { break };
+                        match future.poll(&mut Context::from_waker(&slot.waker)) {
+                            Poll::Pending => break,
+                            Poll::Ready(output) => {
+                                slot.future.as_mut().set(None);
+                                in_flight -= 1;
+                                done(state, output, slot.begun);
+                            }
                         }
                     }
                 }
             }
-        }
-        if in_flight == 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await
+            if in_flight == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await
+    }
 }

@@ -28,6 +28,12 @@ impl Setup {
     pub fn concurrency(&self) -> usize {
         self.shards * self.workers
     }
+
+    /// How many tasks, for a contender whose task carries out one command at a time: as many as others
+    /// have shards, unless that would keep handlers that wait from waiting together.
+    pub fn serial_tasks(&self) -> usize {
+        if self.handlers_wait { self.concurrency() } else { self.shards }
+    }
 }
 
 /// What a command does.
@@ -126,7 +132,8 @@ pub struct Workload {
     pub timed: u32,
     /// Rounds, unless the command line says how many.
     pub rounds: usize,
-    /// Each run is a process of its own: the state is too large to keep one for each contender.
+    /// Each run is a process of its own: the state is too large to keep one for each contender, or is
+    /// to be new.
     pub fresh: bool,
     /// Each aggregate gets a command before the first run.
     pub touch_all: bool,
@@ -189,6 +196,8 @@ const fn planned(name: &'static str, about: &'static str, plan: Plan) -> Workloa
         plan: Some(plan),
         timed: 1,
         rounds: 3,
+        // Aggregates are new to whoever carries the list out.
+        fresh: true,
         touch_all: false,
         ..USUAL
     }
@@ -270,6 +279,17 @@ impl Workload {
     /// Whether no handler has anything to do.
     pub fn is_idle(&self) -> bool {
         self.task == Task::Nothing && !matches!(self.load, Load::Blocked { .. })
+    }
+
+    /// Why there is no profile of it, if so.
+    pub fn no_profile(&self) -> Option<&'static str> {
+        if self.fresh {
+            Some("it runs once in each process, too short for a profile")
+        } else if matches!(self.load, Load::Blocked { .. }) {
+            Some("its rate is that of one half of a run")
+        } else {
+            None
+        }
     }
 
     /// What is in the way of nobody: the load of bare tasks that do the same work.

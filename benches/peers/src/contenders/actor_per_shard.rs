@@ -52,8 +52,7 @@ impl<D: Domain, R: Runtime> Contender for ActorPerShard<D, R> {
 
     fn start(setup: &Setup) -> Self {
         let domain = Arc::new(D::new(setup.stored));
-        let shards = if setup.handlers_wait { setup.concurrency() } else { setup.shards };
-        let shards = (0..shards)
+        let shards = (0..setup.serial_tasks())
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(setup.depth);
                 R::spawn(shard(Arc::clone(&domain), receiver));

@@ -1,5 +1,6 @@
-//! ractor's factory, in the two routings that its documentation offers for sequences per key, with
-//! as many workers as the pool has in all.
+//! ractor's factory, in the two routings that its documentation offers for sequences per key. It
+//! looks through its workers at each dispatch, so it has as many as the pool has shards, and as the pool
+//! has workers in all only where handlers wait.
 //!
 //! *Key persistent*: a key always goes to the same worker, which keeps its state; keys that share a
 //! worker wait for each other. *Sticky queueing*: a key goes to the worker that is busy with it, else
@@ -115,7 +116,7 @@ where
         .worker_builder(Box::new(worker_builder(move |_| (worker(), ()))))
         .queue(DefaultQueue::default())
         .router(R::default())
-        .num_initial_workers(setup.concurrency())
+        .num_initial_workers(setup.serial_tasks())
         .build();
     let started = Tokio::handle().block_on(Actor::spawn(None, factory, arguments));
     // The handle of its task: the factory lives as long as the process.
