@@ -142,6 +142,7 @@ mod submit;
 mod sync;
 mod ticket;
 mod types;
+mod waits;
 
 pub use builder::Builder;
 pub use command::{

@@ -22,7 +22,9 @@
 //! matters. And a wait is *settled* when it was found able to end; until then it may be refused. A handler that could
 //! go on but for waits that are not settled has its own polled again. Dispatchers, whose judgement is for good, count
 //! settled ones alone, also of a handler that has others: who settles has a fence, and then asks the dispatchers that
-//! it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other.
+//! it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other. Who settles need
+//! not ask if it waits for an accepted command that still can end, whatever those wait for that wait by then: if that
+//! changes, it is by somebody whose fence comes later, who sees this wait settled, and who asks.
 //!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
 //! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
@@ -51,8 +53,10 @@ use crate::command::Command;
 use crate::contain::{Panic, contain, drop_contained};
 use crate::shard::front::Front;
 use crate::sync::{Arc, ArcSwapOption, AtomicBool, AtomicUsize, Ordering, fence};
+use crate::waits::Waits;
 use std::any::Any;
 use std::cell::Cell;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::task::Context;
 
@@ -98,8 +102,9 @@ pub(crate) struct Frame<'a> {
     pub(crate) run: u64,
     /// Counts the commands of the same turn that wait behind this one.
     pub(crate) behind: &'a dyn Fn() -> usize,
-    /// Set when a wait was published, so that the worker cleans up after a handler that leaks one.
-    pub(crate) published: &'a Cell<bool>,
+    /// How many waits the handler has published: the number of the next, and whether the worker must clean up
+    /// after it, as it may leak one.
+    pub(crate) published: &'a Cell<u64>,
 }
 
 #[cfg(not(shardpool_loom))]
@@ -201,9 +206,15 @@ impl Origin {
 
 struct Wait {
     settled: Settled,
-    from: Arc<dyn Key>,
-    lane: u64,
     target: Target,
+}
+
+/// A handler that waits: its aggregate, and what for.
+#[derive(Clone)]
+struct Waiting {
+    id: Arc<dyn Key>,
+    lane: u64,
+    waits: Waits<Arc<Wait>>,
 }
 
 /// Whether a wait was found able to end; one that was not yet may be refused. It also tells one wait from another.
@@ -212,12 +223,12 @@ type Settled = Arc<AtomicBool>;
 /// Lanes by their numbers, in ascending order, and how many commands wait for each.
 pub(crate) type Backlogs = Vec<(u64, usize)>;
 
-/// What the handlers of one shard wait for: a list for each worker.
+/// What the handlers of one shard wait for, by worker.
 pub(crate) struct Board {
     /// Of a shard in which nothing moves but by handlers that run: how many commands the dispatcher
     /// has for each lane that is out.
     report: ArcSwapOption<Backlogs>,
-    slots: Box<[ArcSwapOption<Vec<Arc<Wait>>>]>,
+    slots: Box<[ArcSwapOption<Waiting>]>,
     /// How many commands are in each worker's turn behind the one whose handler waits.
     behind: Box<[AtomicUsize]>,
 }
@@ -256,16 +267,10 @@ impl Board {
         self.slots.iter().all(|slot| slot.load().is_none())
     }
 
-    fn edit(&self, worker: usize, edit: impl Fn(&mut Vec<Arc<Wait>>)) {
+    fn edit(&self, worker: usize, edit: impl Fn(Option<Waiting>) -> Option<Waiting>) {
         // A compare-and-exchange loop: the worker's thread adds, and a wait that was moved to
         // another thread may be dropped there at the same time.
-        let edited = || {
-            self.slots[worker].rcu(|old| {
-                let mut waits = old.as_deref().cloned().unwrap_or_default();
-                edit(&mut waits);
-                (!waits.is_empty()).then(|| Arc::new(waits))
-            })
-        };
+        let edited = || self.slots[worker].rcu(|old| edit(old.as_deref().cloned()).map(Arc::new));
         // The last holder of a wait drops ids and cells in it, which are the user's.
         let _ = contain(|| drop(edited()));
     }
@@ -281,19 +286,28 @@ pub(crate) struct Guard {
     front: Arc<Front>,
     worker: usize,
     run: u64,
+    number: u64,
     /// If so, whoever makes it unable to end is refused instead.
     settled: Settled,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.front.board.edit(self.worker, |waits| waits.retain(|wait| !self.is_of(wait)));
+        self.edit(|waits, _| waits.remove(self.number));
     }
 }
 
 impl Guard {
-    fn is_of(&self, wait: &Wait) -> bool {
-        Arc::ptr_eq(&self.settled, &wait.settled)
+    /// Changes the wait on the board, if it is there: its number may be one of a later handler's by now.
+    fn edit(&self, edit: impl Fn(&mut Waits<Arc<Wait>>, &Wait)) {
+        self.front.board.edit(self.worker, |waiting| {
+            let mut waiting = waiting?;
+            let wait = waiting.waits.get(self.number).map(Arc::clone);
+            if let Some(wait) = wait.filter(|wait| Arc::ptr_eq(&self.settled, &wait.settled)) {
+                edit(&mut waiting.waits, &wait);
+            }
+            (!waiting.waits.is_empty()).then_some(waiting)
+        });
     }
 
     fn is_settled(&self) -> bool {
@@ -308,15 +322,9 @@ impl Guard {
 
     /// Says more exactly what is waited for.
     fn refine(&self, target: &Target) {
-        self.front.board.edit(self.worker, |waits| {
-            for wait in waits.iter_mut().filter(|wait| self.is_of(wait)) {
-                *wait = Arc::new(Wait {
-                    settled: Arc::clone(&wait.settled),
-                    from: Arc::clone(&wait.from),
-                    lane: wait.lane,
-                    target: target.clone(),
-                });
-            }
+        self.edit(|waits, wait| {
+            let settled = Arc::clone(&wait.settled);
+            waits.replace(self.number, Arc::new(Wait { settled, target: target.clone() }));
         });
     }
 }
@@ -456,7 +464,9 @@ fn watch(
             // in any shard on which it depends by now. A wake alone would be lost on a dispatcher that has looked
             // at the boards and is about to sleep.
             fence(Ordering::SeqCst);
-            ask_for_reviews(&target);
+            if !can_end_anyway(&target) {
+                ask_for_reviews(&target);
+            }
         }
         *guard = Some(published);
         verdict
@@ -470,22 +480,34 @@ fn watch(
 
 /// Calls the `Clone` of the handler's own id, which may panic.
 fn publish(frame: &Frame<'_>, target: Target) -> Result<Guard, Panic> {
-    let from = contain(|| frame.id.to_shared())?;
+    let &Frame { worker, run, lane, .. } = frame;
+    let front = Arc::clone(frame.front());
+    let published =
+        front.board.slots[worker].load().as_ref().map(|waiting| Arc::clone(&waiting.id));
+    let id = match published {
+        Some(id) => id,
+        None => contain(|| frame.id.to_shared())?,
+    };
     let settled = Settled::new(AtomicBool::new(false));
-    let of_wait = Arc::clone(&settled);
-    let wait = Arc::new(Wait { settled: of_wait, from, lane: frame.lane, target });
-    frame.published.set(true);
-    frame.front().board.set_behind(frame.worker, (frame.behind)());
-    frame.front().board.edit(frame.worker, |waits| waits.push(Arc::clone(&wait)));
-    Ok(Guard { front: Arc::clone(frame.front()), worker: frame.worker, run: frame.run, settled })
+    let wait = Arc::new(Wait { settled: Arc::clone(&settled), target });
+    let number = frame.published.get();
+    frame.published.set(number + 1);
+    front.board.set_behind(worker, (frame.behind)());
+    front.board.edit(worker, |waiting| {
+        let waits = Waits::new();
+        let mut waiting = waiting.unwrap_or_else(|| Waiting { id: Arc::clone(&id), lane, waits });
+        waiting.waits.push(number, Arc::clone(&wait));
+        Some(waiting)
+    });
+    Ok(Guard { front, worker, run, number, settled })
 }
 
 /// A handler that waits.
 struct Node {
     front: usize,
     worker: usize,
-    waits: Arc<Vec<Arc<Wait>>>,
-    /// What was known of each of them at first sight.
+    waiting: Arc<Waiting>,
+    /// What was known of each of its waits at first sight.
     seen: Vec<Seen>,
     /// They all count, settled or not.
     all_count: bool,
@@ -501,9 +523,10 @@ struct Seen {
 
 impl Node {
     /// The waits that count.
-    fn counted(&self) -> impl Iterator<Item = (&Arc<Wait>, Seen)> {
-        let seen = self.seen.iter().copied();
-        self.waits.iter().zip(seen).filter(|(_, seen)| self.all_count || seen.settled)
+    fn counted(&self) -> impl Iterator<Item = (u64, &Arc<Wait>, Seen)> {
+        let waits = self.waiting.waits.iter().zip(&self.seen);
+        let waits = waits.map(|((number, wait), &seen)| (number, wait, seen));
+        waits.filter(|(.., seen)| self.all_count || seen.settled)
     }
 }
 
@@ -546,11 +569,23 @@ fn judge(frame: &Frame<'_>, target: &Target) -> Judged {
     // What is not known yet stays unknown for the whole judgement: a lane that became known halfway
     // would find its own handler already taken for one that can end.
     let lane = target.lane();
+    let verdict = Graph::at(target).can_end(target, lane);
+    if verdict != Verdict::Stuck {
+        return Judged::As(verdict);
+    }
     let mut graph = Graph::around(target, By::Handler);
     match graph.can_end(target, lane) {
         Verdict::Stuck if !graph.is_stuck_by_settled(frame, target, lane) => Judged::ByUnsettled,
         verdict => Judged::As(verdict),
     }
+}
+
+/// Whether a command that is not in a lobby ends whatever the handlers that wait now wait for. One that is about to be
+/// submitted may come to a lobby yet; then its dispatcher judges.
+fn can_end_anyway(target: &Target) -> bool {
+    let Target::Command { cell, .. } = target else { return false };
+    cell.as_ref().is_none_or(|cell| cell.stage() != Stage::Waiting)
+        && Graph::at(target).can_end(target, target.lane()) == Verdict::Fine
 }
 
 /// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
@@ -568,7 +603,7 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
         .nodes
         .iter()
         .filter(|node| !node.can_end)
-        .flat_map(|node| node.waits.iter())
+        .flat_map(|node| node.waiting.waits.iter().map(|(_, wait)| wait))
         // Whichever of them are in this shard's lobby.
         .filter_map(|wait| match &wait.target {
             Target::Room { cell, .. } | Target::Command { cell, .. } => cell.as_ref(),
@@ -625,39 +660,54 @@ impl Graph {
     fn is_still_there(&self, node: &Node) -> bool {
         let now = self.fronts[node.front].front.board.slots[node.worker].load();
         now.as_ref().is_some_and(|now| {
-            let is_there = |wait| now.iter().any(|other| Arc::ptr_eq(other, wait));
-            Arc::ptr_eq(now, &node.waits) || node.counted().all(|(wait, _)| is_there(wait))
+            let is_there =
+                |number, wait| now.waits.get(number).is_some_and(|other| Arc::ptr_eq(other, wait));
+            Arc::ptr_eq(now, &node.waiting)
+                || node.counted().all(|(number, wait, _)| is_there(number, wait))
         })
     }
 
+    /// What a wait depends on at first hand: the shards that it is for, and the handlers that wait there, taken for
+    /// such as can't end. Most waits can end all the same, and need no look at what those wait for.
+    fn at(target: &Target) -> Self {
+        let mut graph = Self::default();
+        graph.reach(target);
+        for at in 0..graph.fronts.len() {
+            graph.look_at(at);
+        }
+        graph
+    }
+
+    /// Adds the handlers that wait in a shard.
+    fn look_at(&mut self, at: usize) -> Range<usize> {
+        let first = self.nodes.len();
+        for (worker, slot) in self.fronts[at].front.board.slots.iter().enumerate() {
+            let Some(waiting) = slot.load_full() else { continue };
+            let (seen, all_count, can_end) = (Vec::new(), true, false);
+            self.nodes.push(Node { front: at, worker, waiting, seen, all_count, can_end });
+        }
+        first..self.nodes.len()
+    }
+
+    /// All that bears on a wait.
     fn see(target: &Target, by: By) -> Self {
         let mut graph = Self::default();
         graph.reach(target);
         let mut at = 0;
         while at < graph.fronts.len() {
-            let front = Arc::clone(&graph.fronts[at].front);
-            for (worker, slot) in front.board.slots.iter().enumerate() {
-                let Some(waits) = slot.load_full() else { continue };
-                for wait in waits.iter() {
+            let nodes = graph.look_at(at);
+            for n in nodes {
+                let waiting = Arc::clone(&graph.nodes[n].waiting);
+                for (_, wait) in waiting.waits.iter() {
                     graph.reach(&wait.target);
-                }
-                let seen = waits.iter().map(|wait| {
                     // Relaxed: the fences of who settles and of who judges decide.
                     let settled = wait.settled.load(Ordering::Relaxed);
-                    Seen { lane: wait.target.lane(), settled }
-                });
-                let (seen, all_count) = (seen.collect(), by == By::Handler);
-                graph.nodes.push(Node {
-                    front: at,
-                    worker,
-                    waits,
-                    seen,
-                    all_count,
-                    can_end: false,
-                });
+                    graph.nodes[n].seen.push(Seen { lane: wait.target.lane(), settled });
+                }
+                graph.nodes[n].all_count = by == By::Handler;
             }
             if by == By::Jammed {
-                let report = front.board.report.load_full();
+                let report = graph.fronts[at].front.board.report.load_full();
                 graph.fronts[at].full = report.is_some();
                 graph.fronts[at].report = report;
             }
@@ -684,7 +734,7 @@ impl Graph {
                 let node = &self.nodes[n];
                 let can_end =
                     |wait: &Wait, lane| self.can_end(&wait.target, lane) != Verdict::Stuck;
-                !node.can_end && node.counted().all(|(wait, seen)| can_end(wait, seen.lane))
+                !node.can_end && node.counted().all(|(_, wait, seen)| can_end(wait, seen.lane))
             })
             .collect();
         for &n in &ends {
@@ -707,7 +757,7 @@ impl Graph {
                 let behind: usize = stuck
                     .map(|node| {
                         let turn = front.board.behind[node.worker].load(Ordering::Relaxed);
-                        turn + backlog(node.waits[0].lane)
+                        turn + backlog(node.waiting.lane)
                     })
                     .sum();
                 // While somebody waits, only the dispatcher adds to the queue, and it retracts its
@@ -789,13 +839,10 @@ impl Graph {
                 if id.is_none() && lane == 0 {
                     return fine_or_unknown(self.has_worker(front));
                 }
-                let busy = self.nodes_of(front).find(|node| {
-                    let wait = &node.waits[0];
-                    match id {
-                        // The user's `Eq`: if it panics, they are not known to be the same.
-                        Some(id) => contain(|| id.same(&*wait.from)).unwrap_or(false),
-                        None => wait.lane == lane,
-                    }
+                let busy = self.nodes_of(front).find(|node| match id {
+                    // The user's `Eq`: if it panics, they are not known to be the same.
+                    Some(id) => contain(|| id.same(&*node.waiting.id)).unwrap_or(false),
+                    None => node.waiting.lane == lane,
                 });
                 fine(
                     busy.is_none_or(|node| node.can_end)
@@ -858,11 +905,22 @@ pub(crate) mod tests {
 
     /// Acts as the handler of an aggregate of the first shard, which has the worker of the same number.
     pub(crate) fn as_handler<R>(peers: &Arc<Peers>, id: u8, act: impl FnOnce() -> R) -> R {
-        let published = Cell::new(false);
+        as_handler_at(peers, 0, usize::from(id), id, act)
+    }
+
+    /// Acts as the handler of an aggregate that some worker of some shard has.
+    pub(crate) fn as_handler_at<R>(
+        peers: &Arc<Peers>,
+        shard: usize,
+        worker: usize,
+        id: u8,
+        act: impl FnOnce() -> R,
+    ) -> R {
+        let published = Cell::new(0);
         let frame = Frame {
             peers,
-            shard: 0,
-            worker: usize::from(id),
+            shard,
+            worker,
             id: &id,
             lane: u64::from(id) + 1,
             run: 1,
@@ -898,6 +956,25 @@ pub(crate) mod tests {
         // Now it goes on waiting.
         other.settle();
         assert_eq!(poll(), Verdict::Stuck);
+    }
+
+    #[cfg(not(shardpool_loom))]
+    #[test]
+    fn g09_a_wait_that_outlives_its_handler_takes_none_of_the_next_one_off() {
+        let peers = Arc::new(Peers::new(Box::new([Arc::new(Front::new(4, 2))]), 2));
+        let wait = || {
+            as_handler(&peers, 0, || {
+                with_current(|frame| publish(frame, command(&peers, 0, 1)).ok()).flatten()
+            })
+        };
+        let board = &peers.fronts[0].board;
+        let leaked = wait();
+        board.clear(0);
+        let next = wait();
+        drop(leaked);
+        assert!(!board.is_empty());
+        drop(next);
+        assert!(board.is_empty());
     }
 
     #[cfg(not(shardpool_loom))]

@@ -7,10 +7,14 @@ use futures::channel::oneshot;
 use futures::executor::block_on;
 use futures::future::join_all;
 use shardpool::executors::{Executor, Threads};
-use shardpool::{Command, Context, Failure, ShardPool, Ticket, TrySubmitError, handler_fn};
+use shardpool::{
+    Command, Context, Failure, ShardPool, Ticket, TrySubmitError, WeakPool, async_handler_fn,
+    handler_fn,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::task::{self, Waker};
 
@@ -22,6 +26,7 @@ use spawned::ByHand;
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static ALLOCATED_BYTES: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicI64 = AtomicI64::new(0);
 static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
 
@@ -34,6 +39,7 @@ thread_local! {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Relaxed);
+        ALLOCATED_BYTES.fetch_add(layout.size() as u64, Relaxed);
         LIVE.fetch_add(1, Relaxed);
         LIVE_BYTES.fetch_add(layout.size() as i64, Relaxed);
         OWN_BYTES.set(OWN_BYTES.get() + layout.size() as i64);
@@ -100,6 +106,7 @@ fn costs() {
     a_queued_command_costs_what_is_written();
     g13_ten_million_commands_are_queued_and_not_one_more();
     a_shard_and_a_worker_cost_what_is_written();
+    g09_a_wait_of_a_handler_does_not_pay_for_its_others();
 }
 
 fn no_allocation_per_command_once_warm() {
@@ -310,6 +317,41 @@ fn a_shard_and_a_worker_cost_what_is_written() {
     let worker = (bytes(8, 9) - base) / 64.0;
     println!("bytes per worker: {worker:.0}");
     assert!(worker <= 850.0, "{worker} bytes per worker");
+}
+
+fn g09_a_wait_of_a_handler_does_not_pay_for_its_others() {
+    // The handler of 0 sends to so many others at once, and waits for all.
+    let bytes_for_each_of = |waits: u64| {
+        let own = std::sync::Arc::new(OnceLock::<WeakPool<Act, u64, ()>>::new());
+        let pool = std::sync::Arc::clone(&own);
+        let pool = ShardPool::builder(async_handler_fn(move |act: Act, _| {
+            let pool = std::sync::Arc::clone(&pool);
+            async move {
+                let Act::Wait(..) = act else { return Ok::<_, Failure<()>>(1) };
+                let pool = pool.get().and_then(WeakPool::upgrade).expect("the test holds the pool");
+                let sends = (1..=waits).map(|id| pool.send(Act::Count(id)));
+                Ok(join_all(sends).await.into_iter().flatten().map(|receipt| receipt.output).sum())
+            }
+        }))
+        .shards(1)
+        .workers_per_shard(2)
+        .queue_depth(waits as usize)
+        .start(Threads::new())
+        .unwrap();
+        own.set(pool.downgrade()).unwrap();
+        let door = std::sync::Arc::new(std::sync::Barrier::new(1));
+        // Once for the aggregates and the cells.
+        pool.blocking_send(Act::Wait(0, door.clone())).unwrap();
+        let before = ALLOCATED_BYTES.load(Relaxed);
+        assert_eq!(pool.blocking_send(Act::Wait(0, door)).unwrap().output, waits);
+        let allocated = ALLOCATED_BYTES.load(Relaxed) - before;
+        pool.drain().blocking_wait().unwrap();
+        allocated as f64 / waits as f64
+    };
+    let (few, many) = (bytes_for_each_of(256), bytes_for_each_of(4_096));
+    println!("bytes allocated for each of 256 waits of a handler: {few:.0}, of 4,096: {many:.0}");
+    // In proportion to the others it would be 16 times as much.
+    assert!(many <= 4.0 * few, "{few} bytes for each of 256 waits, {many} for each of 4,096");
 }
 
 fn g17_nothing_is_left_after_many_pools() {

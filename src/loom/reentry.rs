@@ -1,7 +1,7 @@
 //! The boards on which handlers publish their waits.
 
 use crate::loom::check::check;
-use crate::reentry::tests::{as_handler, command};
+use crate::reentry::tests::{as_handler, as_handler_at, command};
 use crate::reentry::{Peers, Verdict, Watch, has_worker};
 use crate::shard::front::Front;
 use crate::sync::Arc;
@@ -131,5 +131,29 @@ fn a_wait_that_is_not_settled_hides_none_of_its_handler_that_is() {
         let left = dispatcher.join().unwrap();
         assert!(!left || peers.fronts[0].take_review());
         drop(first);
+    });
+}
+
+#[test]
+fn a_circle_through_another_shard_that_a_loss_closes_is_seen_by_the_last_to_close_it() {
+    check(|| {
+        let fronts = Box::new([Arc::new(Front::new(4, 2)), Arc::new(Front::new(4, 1))]);
+        let peers = Arc::new(Peers::new(fronts, 3));
+        let dispatcher = lose_a_worker(&peers);
+        let others = Arc::clone(&peers);
+        // Has the only worker of the other shard, and counts on the one that is lost.
+        let other = thread::spawn(move || {
+            let mut watch = Watch::default();
+            let poll = || watch.judge(|_| Some(command(&others, 0, 9)));
+            let verdict = as_handler_at(&others, 1, 0, 5, poll);
+            (watch, verdict)
+        });
+        let mut of_first = Watch::default();
+        let first = poll_at(&mut of_first, &peers, 0, 7, 1);
+        let (_of_second, second) = other.join().unwrap();
+        let left = dispatcher.join().unwrap();
+        if first == Verdict::Fine && second == Verdict::Fine {
+            assert!(!left || peers.fronts[0].take_review());
+        }
     });
 }

@@ -366,7 +366,7 @@ where
         };
         let polled = frame.scope(|| driving.future.poll(cx));
         if polled.is_ready() {
-            if driving.published {
+            if driving.published > 0 {
                 self.floor.front.board.clear(self.worker);
             }
             return polled;
@@ -375,7 +375,7 @@ where
         // Register, then look: an order that comes after this look wakes the worker.
         self.floor.front.crew.register(self.worker, cx.waker());
         if self.obey(pace, turn) && is_load {
-            if driving.published {
+            if driving.published > 0 {
                 self.floor.front.board.clear(self.worker);
             }
             return Poll::Ready(Driven::Stopped);
@@ -488,15 +488,15 @@ impl<T: Types> Drop for Running<'_, T> {
     }
 }
 
-/// A future of the user's, and whether it has published a wait.
+/// A future of the user's, and how many waits it has published.
 struct Driving<'a, F> {
     future: Contained<'a, F>,
-    published: bool,
+    published: u64,
 }
 
 impl<'a, F> Driving<'a, F> {
     fn new(future: Pin<&'a mut Option<F>>) -> Self {
-        Self { future: Contained(future), published: false }
+        Self { future: Contained(future), published: 0 }
     }
 }
 
