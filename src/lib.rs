@@ -89,8 +89,9 @@
 //! * a handler that blocks its thread in such a wait holds on to what was withdrawn of the commands that its worker
 //!   has next; until it goes on, waits for room in its shard are not judged.
 //!
-//! Destructors count as no handler: what they block on is not judged. And each wait looks at all others that its handler
-//! has then: a thousand at once, as in a `join_all`, take some 50 µs each.
+//! Destructors count as no handler: what they block on is not judged. A handler may wait for thousands at once, as in a
+//! `join_all`; only where the aggregate or all workers of the target's shard are in such waits themselves does a wait look
+//! at all others.
 //!
 //! A handler that reaches its own pool should hold a [`WeakPool`]. Blocking waits inside handlers are
 //! refused where they would block the executor's last thread, which on tokio is always so: see

@@ -1,16 +1,20 @@
 //! What a child process measures: one job, on a tokio runtime with two threads.
 
 use crate::allocations::live;
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use shardpool::executors::Tokio;
-use shardpool::{Builder, Command, CommandHandler, Context, Failure, NoLoader, PoolOf, ShardPool};
+use shardpool::{
+    Builder, Command, CommandHandler, Context, Failure, NoLoader, PoolOf, ShardPool, WeakPool,
+    async_handler_fn,
+};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
 use std::hash::{BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::Notify;
@@ -50,6 +54,8 @@ pub enum Task {
     DrainQueued { commands: u64 },
     /// All aggregates are resident and idle, then the pool drains.
     DrainResident,
+    /// A handler sends to all other aggregates at once, and waits for them; then the next.
+    Nested { for_ms: u64 },
 }
 
 /// What a figure is a measure of.
@@ -93,6 +99,7 @@ pub fn run(job: Job) -> Outcome<Figures> {
             Task::StartAndDrain { for_ms } => start_and_drain(job, for_ms).await,
             Task::DrainQueued { commands } => drain_queued(job, commands).await,
             Task::DrainResident => drain_resident(job).await,
+            Task::Nested { for_ms } => nested(job, for_ms).await,
         }
     });
     runtime.block_on(task)?
@@ -430,6 +437,40 @@ async fn drain_resident(job: Job) -> Outcome<Figures> {
     let begun = Instant::now();
     pool.drain().await?;
     Ok(Figures::from([(Quantity::Drain, nanos(begun.elapsed()))]))
+}
+
+async fn nested(job: Job, for_ms: u64) -> Outcome<Figures> {
+    let own = Arc::new(OnceLock::<WeakPool<Act, u64, Infallible>>::new());
+    let pool = Arc::clone(&own);
+    let handler = async_handler_fn(move |act: Act, _| {
+        let pool = pool.get().and_then(WeakPool::upgrade);
+        async move {
+            let Some(pool) = pool.filter(|_| act.aggregate == 0) else { return Ok(1) };
+            let sends = (1..=job.aggregates).map(|other| pool.send(Act::plain(other)));
+            let answers = join_all(sends).await;
+            Ok(answers.into_iter().filter(Result::is_ok).count() as u64)
+        }
+    });
+    let pool = ShardPool::builder(handler)
+        .shards(job.shards)
+        .workers_per_shard(job.workers)
+        .queue_depth(job.depth)
+        .start(Tokio::current()?)?;
+    let _ = own.set(pool.downgrade());
+    let send = || async {
+        match pool.send(Act::plain(0)).await.map_err(|error| error.to_string())?.output {
+            answers if answers == job.aggregates => Ok(()),
+            answers => Err(format!("{answers} of {} were answered", job.aggregates)),
+        }
+    };
+    // The first time aggregates are new.
+    send().await?;
+    let (mut waits, begun) = (0, Instant::now());
+    while waits == 0 || begun.elapsed() < Duration::from_millis(for_ms) {
+        send().await?;
+        waits += job.aggregates;
+    }
+    Ok(Figures::from([(Quantity::PerCommand, nanos(begun.elapsed()) / waits as f64)]))
 }
 
 fn nanos(time: Duration) -> f64 {

@@ -145,6 +145,13 @@ pub fn sweeps(effort: Effort) -> Vec<Sweep> {
         }),
         queued,
         resident,
+        sweep("nested", "waits of one handler", powers(10, 10_000), |n| Job {
+            task: Task::Nested { for_ms: effort.for_ms() },
+            depth: 16_384,
+            aggregates: n,
+            callers: 1,
+            ..USUAL
+        }),
     ]
 }
 
@@ -235,6 +242,19 @@ pub fn figures() -> Vec<Figure> {
                   8,000 of them. And from some 2,000 on cells are allocated and freed as well, since threads keep no \
                   more than those for the next commands. So cost rises in two steps, and once more where a queue \
                   leaves L3, if it does.",
+        },
+        Figure {
+            name: "nested",
+            heading: "Waits inside a handler",
+            about: "One handler sends to so many other aggregates of its pool at once, as by `join_all`, and waits for \
+                    all of them; when it is over, it is sent the next command. 8 shards with 8 workers each.",
+            x: "waits at once",
+            y: "ns per wait",
+            lines: vec![line("nested", PerCommand, "one handler")],
+            why: "One wait pays for the handler's own command as well, and for wake-ups that many share. Each is \
+                  published, so that one which could never end is refused: a list of all that the handler waits for \
+                  is copied, of which the copy shares all but one piece of 64. What grows is the number of these \
+                  pieces, and the memory of cells and futures that wait.",
         },
         Figure {
             name: "idle-shards",

@@ -21,6 +21,8 @@ fn obey<C: Contender>(
     let contender: &C = Box::leak(Box::new(C::start(&workload.setup)));
     if workload.touch_all {
         measure::touch_all(contender, world);
+    } else {
+        measure::touch_one(contender, world);
     }
     say(READY);
     for line in io::stdin().lock().lines() {

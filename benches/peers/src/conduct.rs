@@ -247,8 +247,13 @@ pub fn conduct(
         .filter_map(|seat| {
             let failed: u64 = seat.runs.iter().map(|run| run.failed).sum();
             let failures = (failed > 0).then(|| format!("{failed} commands did not commit"));
-            let what = seat.trouble.take().or(failures)?;
-            Some(Trouble { workload: workload.name, contender: seat.entry.name, what })
+            let what: Vec<_> = seat.trouble.take().into_iter().chain(failures).collect();
+            let trouble = Trouble {
+                workload: workload.name,
+                contender: seat.entry.name,
+                what: what.join("; "),
+            };
+            (!what.is_empty()).then_some(trouble)
         })
         .collect();
     (summaries, troubles)

@@ -46,7 +46,7 @@ struct Arguments {
 enum Otherwise {
     /// Where the processor's time goes, by part of the program (Linux, with `perf`)
     Profile {
-        /// As above, but for W8, W9 and W10
+        /// Workloads, as in W1,W6/64; not W8, W9 and W10
         #[arg(long, value_delimiter = ',', value_parser = workloads, value_name = "WORKLOAD", required = true)]
         only: Vec<Workloads>,
         #[arg(long, value_delimiter = ',', value_parser = contender, value_name = "CONTENDER", required = true)]
@@ -76,7 +76,7 @@ fn workloads(word: &str) -> Result<Workloads, String> {
     if meant.is_empty() {
         let names: Vec<_> = workload::ALL.iter().map(|workload| workload.name).collect();
         return Err(format!(
-            "there is no such workload; there are {}, and W6, W7, W9 and W10 for all of theirs",
+            "there is no such workload; there are {}; what is before a `/` means all of its variants",
             names.join(", ")
         ));
     }

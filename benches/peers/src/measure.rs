@@ -266,7 +266,7 @@ impl<C: Contender> Callers<C> {
         thread::sleep(MEASURED);
         self.gate.set(OVER);
         let (elapsed, allocations) = (begun.elapsed(), allocations::count() - allocated);
-        self.collect(elapsed, allocations)
+        Run::of(&self.wait(), elapsed, allocations)
     }
 
     /// Starts the callers, and waits for them to end by themselves; all they do counts.
@@ -274,23 +274,27 @@ impl<C: Contender> Callers<C> {
         self.gate.set(COUNTS);
         let (begun, allocated) = (Instant::now(), allocations::count());
         tasks.into_iter().for_each(C::Runtime::spawn);
-        let mut run = self.collect(Duration::ZERO, 0);
-        run.seconds = begun.elapsed().as_secs_f64();
-        run.allocations = allocations::count() - allocated;
-        run
+        let tallies = self.wait();
+        let (elapsed, allocations) = (begun.elapsed(), allocations::count() - allocated);
+        Run::of(&tallies, elapsed, allocations)
     }
 
-    fn collect(self, elapsed: Duration, allocations: u64) -> Run {
+    /// Waits for the callers to end.
+    fn wait(self) -> Vec<Tally> {
+        let mut all = Vec::with_capacity(self.started);
         let (sender, tallies) = self.tallies;
         drop(sender);
+        all.extend(tallies);
+        assert_eq!(all.len(), self.started, "callers that ended with their tally");
+        all
+    }
+}
+
+impl Run {
+    fn of(tallies: &[Tally], elapsed: Duration, allocations: u64) -> Self {
         let mut total = Tally::new(1);
-        let mut ended = 0;
-        for tally in tallies {
-            total.add(&tally);
-            ended += 1;
-        }
-        assert_eq!(ended, self.started, "a caller ended without its tally");
-        Run {
+        tallies.iter().for_each(|tally| total.add(tally));
+        Self {
             commands: total.commands,
             failed: total.failed,
             seconds: elapsed.as_secs_f64(),
@@ -330,6 +334,17 @@ pub fn touch_all<C: Contender>(contender: &'static C, world: &'static World) {
     assert_eq!(committed, world.ids.len(), "aggregates whose first command committed");
 }
 
+/// Has an aggregate of its own carry out a command, so that the runtime, its timer and the contender's tasks have
+/// started before the clock does.
+pub fn touch_one<C: Contender>(contender: &'static C, world: &'static World) {
+    let command = Command { id: Arc::clone(&world.apart), work: Work::WaitFine(1) };
+    let (ended, end) = mpsc::channel();
+    C::Runtime::spawn(async move {
+        let _ = ended.send(contender.send(command).await);
+    });
+    assert_eq!(end.recv(), Ok(Ok(1)), "the first command");
+}
+
 /// A run whose callers are in the runtime.
 pub fn run<C: Contender>(contender: &'static C, world: &'static World, workload: Workload) -> Run {
     let mut callers = Callers::new(contender, world, workload);
@@ -356,6 +371,7 @@ pub fn run<C: Contender>(contender: &'static C, world: &'static World, workload:
             let blocks = blocker.recv().expect("the blocker ends with its tally");
             run.kept = Some(run.commands_per_s() / without.commands_per_s());
             run.blocks_per_s = Some(blocks.commands as f64 / run.seconds);
+            run.failed += without.failed + blocks.failed;
             run
         }
         Load::Planned { callers: count, window } => {

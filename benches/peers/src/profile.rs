@@ -68,13 +68,14 @@ impl Part {
         if file.contains("/hashbrown-") || krate.starts_with("dashmap") {
             return Some(Part::Map);
         }
-        if ["flume", "atomic-waker"].iter().any(|name| krate.starts_with(name))
+        if ["flume", "atomic-waker", "futures-channel"].iter().any(|name| krate.starts_with(name))
             || krate.starts_with("tokio-") && krate.contains("src/sync/")
         {
             return Some(Part::Channel);
         }
         const PEERS: [&str; 4] = ["kameo", "ractor", "grommet", "task-exec-queue"];
-        const HARNESS: [&str; 2] = ["fastrand", "hdrhistogram"];
+        // Of the last, the waker of the callers' windows.
+        const HARNESS: [&str; 3] = ["fastrand", "hdrhistogram", "futures-core"];
         const RUNTIMES: [&str; 8] = [
             "tokio-",
             "async-",
