@@ -34,7 +34,7 @@ use std::time::Duration;
 /// // For those who route for themselves: the shard's own way in.
 /// let home = pool.shard_of(&7);
 /// let shard = pool.shard(home).expect("there is a shard for each id");
-/// assert_eq!(shard.within(Duration::from_secs(5)).blocking_send(Add(7)).unwrap().version, 1);
+/// assert_eq!(shard.within(Duration::from_secs(60)).blocking_send(Add(7)).unwrap().version, 1);
 ///
 /// let other = pool.shard((home + 1) % 4).unwrap();
 /// assert!(matches!(other.try_submit(Add(7)), Err(TrySubmitError::WrongShard { .. })));

@@ -152,10 +152,14 @@ fn allocations_on(name: &str, executor: impl Executor + Clone, most: impl Fn(Loa
             Load::Rings => keep_in_flight(&executor, &pool, 2, COMMANDS),
             Load::Blocking => block(&pool, COMMANDS),
         };
-        run();
-        let before = ALLOCATIONS.load(Relaxed);
-        run();
-        let each = (ALLOCATIONS.load(Relaxed) - before) as f64 / COMMANDS as f64;
+        let count = || {
+            let before = ALLOCATIONS.load(Relaxed);
+            run();
+            ALLOCATIONS.load(Relaxed) - before
+        };
+        count();
+        // What is new to one run, as when other threads than before come to free the cells, is not to the next.
+        let each = count().min(count()) as f64 / COMMANDS as f64;
         println!("allocations per command, warm, {name}, {load:?}: {each:.4}");
         assert!(each <= most(load), "{each} allocations per command on {name}, {load:?}");
     }
@@ -377,9 +381,10 @@ fn g17_nothing_is_left_after_many_pools() {
             .unwrap_or_default()
     };
     let early = least_of(10);
-    least_of(80);
+    least_of(280);
     let late = least_of(10);
-    println!("live allocations after 10 pools: {early}, after 100: {late}");
-    // Threads that end just then make a difference of about a dozen; one allocation a pool would make 90.
-    assert!(late <= early + 45, "{} allocations are left by 90 pools", late - early);
+    println!("live allocations after 10 pools: {early}, after 300: {late}");
+    // Threads that end just then make a difference of about a dozen, and cells that workers have let go of last one
+    // of three; one allocation a pool would make 290.
+    assert!(late <= early + 150, "{} allocations are left by 290 pools", late - early);
 }

@@ -528,21 +528,20 @@ mod tests {
         /// When its backlog and the lane at home first came together, while waiting for a turn.
         ready_since: Option<u64>,
         out: bool,
-        last_use: u64,
     }
 
     struct World {
         schedule: Schedule<Fake>,
         model: BTreeMap<u32, Aggregate>,
+        /// Those that may be evicted, least recently used first. Who is met in use when there are too many leaves it,
+        /// until it is used or comes back.
+        evictable: Vec<u32>,
         max_turn: usize,
         cap: Option<usize>,
         /// How many different hashes the ids have.
         hashes: u32,
         clock: u64,
         next: u64,
-        /// Lanes that were in use when there were too many count as just used then: after a sweep several
-        /// of those may be idle at once, and the last use does not tell which is evicted first.
-        swept: bool,
     }
 
     impl World {
@@ -550,13 +549,13 @@ mod tests {
             Self {
                 schedule: Schedule::new(max_turn, cap),
                 model: BTreeMap::new(),
+                evictable: Vec::new(),
                 max_turn,
                 cap,
                 // Few, so that ids share them.
                 hashes: 3,
                 clock: 0,
                 next: 0,
-                swept: false,
             }
         }
 
@@ -565,33 +564,28 @@ mod tests {
             self.clock
         }
 
-        fn forget_evicted(&mut self) {
-            let newest_idle_before: Vec<(u32, u64)> = self
-                .model
-                .iter()
-                .filter(|(_, a)| !a.out && a.backlog.is_empty())
-                .map(|(id, a)| (*id, a.last_use))
-                .collect();
-            let gone: Vec<u32> = self
-                .model
-                .iter()
-                .filter(|(_, a)| a.resident.strong_count() == 0)
-                .map(|(id, _)| *id)
-                .collect();
-            let nothing_busy = self.model.values().all(|a| !a.out && a.backlog.is_empty());
-            let left = self.model.len() - gone.len();
-            assert!(gone.is_empty() || self.cap.is_some_and(|cap| left >= cap), "room was left");
-            for id in gone {
-                let evicted = self.model.remove(&id).unwrap();
-                assert!(!evicted.out, "evicted {id} while it was out");
-                assert!(evicted.backlog.is_empty(), "evicted {id} with a backlog");
-                if nothing_busy && !self.swept {
-                    for (other, last_use) in &newest_idle_before {
-                        if self.model.contains_key(other) {
-                            assert!(*last_use > evicted.last_use, "evicted {id}, not {other}");
-                        }
-                    }
+        fn may_evict(&mut self, id: u32) {
+            if !self.evictable.contains(&id) {
+                self.evictable.push(id);
+            }
+        }
+
+        /// Now the schedule looks whether there are too many.
+        fn evict(&mut self) {
+            while self.cap.is_some_and(|cap| self.model.len() > cap) && !self.evictable.is_empty() {
+                let id = self.evictable.remove(0);
+                let aggregate = &self.model[&id];
+                if !aggregate.out && aggregate.backlog.is_empty() {
+                    let resident = self.model.remove(&id).unwrap().resident;
+                    assert_eq!(resident.strong_count(), 0, "{id} is to be evicted, and was not");
                 }
+            }
+            self.all_others_are_resident();
+        }
+
+        fn all_others_are_resident(&self) {
+            for (id, aggregate) in &self.model {
+                assert_eq!(aggregate.resident.strong_count(), 1, "evicted {id}");
             }
             assert_eq!(self.schedule.resident(), self.model.len());
         }
@@ -613,27 +607,28 @@ mod tests {
                     _resident: Rc::clone(&resident),
                 })));
                 let (backlog, resident) = (VecDeque::new(), Rc::downgrade(&resident));
-                let (ready_since, out, last_use) = (None, false, 0);
-                self.model.insert(
-                    id,
-                    Aggregate { lane, at, resident, backlog, ready_since, out, last_use },
-                );
+                let (ready_since, out) = (None, false);
+                self.model.insert(id, Aggregate { lane, at, resident, backlog, ready_since, out });
                 self.schedule.insert(lane);
                 lane
             });
             let aggregate = self.model.get_mut(&id).unwrap();
             assert!(aggregate.lane == lane);
-            aggregate.last_use = now;
             aggregate.backlog.push_back(command);
             if !aggregate.out {
                 aggregate.ready_since.get_or_insert(now);
             }
+            self.evictable.retain(|other| *other != id);
+            self.may_evict(id);
             let expected = first_ready(&self.model);
-            if let Some(turn) = self.schedule.push(lane, command, at_once) {
-                assert!(at_once, "a turn that was not asked for");
-                give(&mut self.model, self.max_turn, turn, expected);
+            match self.schedule.push(lane, command, at_once) {
+                Some(turn) => {
+                    assert!(at_once, "a turn that was not asked for");
+                    give(&mut self.model, self.max_turn, turn, expected);
+                    self.all_others_are_resident();
+                }
+                None => self.evict(),
             }
-            self.forget_evicted();
         }
 
         fn turn(&mut self) -> bool {
@@ -641,7 +636,8 @@ mod tests {
             let turn = self.schedule.next_turn();
             assert_eq!(turn.is_some(), expected.is_some(), "a turn for a lane that is ready");
             let given = turn.map(|turn| give(&mut self.model, self.max_turn, turn, expected));
-            self.forget_evicted();
+            expected.into_iter().for_each(|id| self.may_evict(id));
+            self.all_others_are_resident();
             given.is_some()
         }
 
@@ -653,13 +649,19 @@ mod tests {
 
         /// All commands but those of turns are withdrawn.
         fn sweep(&mut self) {
-            self.swept = true;
-            self.schedule.revise_backlogs(VecDeque::clear);
+            let expected: usize = self.model.values().map(|a| a.backlog.len()).sum();
+            let mut told = 0;
+            self.schedule.revise_backlogs(|backlog| told += backlog.drain(..).count());
+            assert_eq!(told, expected, "what is in backlogs");
+            while let Some(id) = first_ready(&self.model) {
+                self.model.get_mut(&id).unwrap().backlog.clear();
+                self.may_evict(id);
+            }
             for aggregate in self.model.values_mut() {
                 aggregate.backlog.clear();
                 aggregate.ready_since = None;
             }
-            self.forget_evicted();
+            self.evict();
         }
 
         /// What the schedule tells of itself.
@@ -674,10 +676,6 @@ mod tests {
                 told += backlog.len();
             });
             assert_eq!(told, expected, "what is behind lanes that are out");
-            let expected: usize = self.model.values().map(|a| a.backlog.len()).sum();
-            let mut told = 0;
-            self.schedule.revise_backlogs(|backlog| told += backlog.len());
-            assert_eq!(told, expected, "what is in backlogs");
             let busy = |a: &Aggregate| a.out || a.ready_since.is_some();
             let quiet = self.schedule.is_recalling() && !self.model.values().any(busy);
             assert_eq!(self.schedule.is_quiet(), quiet);
@@ -699,15 +697,19 @@ mod tests {
             let aggregate = self.model.get_mut(&id).unwrap();
             aggregate.out = false;
             let wanted = aggregate.at.replace(Where::Home) == Where::Wanted;
-            if !aggregate.backlog.is_empty() {
+            let (lane, is_idle) = (aggregate.lane, aggregate.backlog.is_empty());
+            if !is_idle {
                 assert!(wanted, "nobody asked for {id}, which has a backlog");
                 aggregate.ready_since = Some(now);
             }
             if wanted {
-                let lane = aggregate.lane;
                 self.schedule.returned(lane);
+                self.may_evict(id);
             }
-            self.forget_evicted();
+            if wanted && is_idle {
+                self.evict();
+            }
+            self.all_others_are_resident();
             true
         }
     }

@@ -3,6 +3,7 @@
 
 use super::StoreError;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs, process};
 
@@ -11,9 +12,14 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self, StoreError> {
+        // Two at the same moment are told apart.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        // Relaxed: only that each gets another number matters.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let nanos = now.unwrap_or_default().as_nanos();
-        let folder = env::temp_dir().join(format!("flights-{}-{nanos}", process::id()));
+        let folder = env::temp_dir().join(format!("flights-{}-{nanos}-{number}", process::id()));
         // Fails when it is there already, so nobody else's files are ever used or deleted.
         match fs::create_dir(&folder) {
             Ok(()) => Ok(Self(folder)),
