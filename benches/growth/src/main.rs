@@ -88,10 +88,11 @@ fn report(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let beside = package.join("../peers");
     // First: a file that can't be read is told at once, not after all has been measured.
-    let lines = match &arguments.peers {
+    let (lines, peers_are_well) = match &arguments.peers {
         Some(file) => std::fs::read_to_string(file)
+            .map(|lines| (lines, true))
             .map_err(|error| format!("{} can't be read: {error}", file.display()))?,
-        None if arguments.skip_peers => String::new(),
+        None if arguments.skip_peers => (String::new(), true),
         None => peers::run(&beside.join("Cargo.toml"), arguments.quick)?,
     };
     let peers = peers::parse(&lines);
@@ -119,5 +120,8 @@ fn report(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let caches = machine::caches();
     let results = Results { quick: arguments.quick, measured, peers, caches, versions };
     report::write(&results, &package.join("../../docs"))?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if !peers_are_well {
+        eprintln!("contenders failed: benches/peers has named them above");
+    }
+    Ok(if failed || !peers_are_well { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

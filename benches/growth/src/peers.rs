@@ -82,8 +82,9 @@ pub fn parse(text: &str) -> Vec<Workload> {
     workloads
 }
 
-/// Runs `benches/peers`, whose contenders may fail: then the others' lines are there all the same.
-pub fn run(manifest: &Path, quick: bool) -> Result<String, Box<dyn Error>> {
+/// Runs `benches/peers`: its lines, and whether all contenders did what they should. If one failed, the others' lines
+/// are there all the same.
+pub fn run(manifest: &Path, quick: bool) -> Result<(String, bool), Box<dyn Error>> {
     let mut cargo = Command::new("cargo");
     cargo.args(["run", "--release", "--quiet", "--manifest-path"]).arg(manifest);
     cargo.args(["--", "--json"]);
@@ -91,7 +92,7 @@ pub fn run(manifest: &Path, quick: bool) -> Result<String, Box<dyn Error>> {
         cargo.args(["--rounds", "1"]);
     }
     let output = cargo.stderr(Stdio::inherit()).output()?;
-    Ok(String::from_utf8(output.stdout)?)
+    Ok((String::from_utf8(output.stdout)?, output.status.success()))
 }
 
 #[cfg(test)]
