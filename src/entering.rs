@@ -291,6 +291,12 @@ impl<'p, T: Types> Entering<'p, T> {
         // Before the push: a dispatcher that finds no room will ever come looks for it.
         self.refine(&shard.front, waits_for, &cell);
         shard.push_waiting(hash, envelope);
+        if waits_for == WaitsFor::Outcome {
+            let target = |origin: Option<&Origin>| {
+                target(&shard.front, origin, waits_for, Some(cell.probe()))
+            };
+            self.watch.came_to_a_lobby(target);
+        }
         self.cell = Some(cell);
         self.waits_at = Some(at);
     }

@@ -90,8 +90,8 @@
 //!   has next; until it goes on, waits for room in its shard are not judged.
 //!
 //! Destructors count as no handler: what they block on is not judged. A handler may wait for thousands at once, as in a
-//! `join_all`; only where the aggregate or all workers of the target's shard are in such waits themselves does a wait look
-//! at all others.
+//! `join_all`. Only where the target's aggregate or all workers of its shard are in such waits themselves, where a shard is
+//! full, and for a drain, is a wait judged by all others.
 //!
 //! A handler that reaches its own pool should hold a [`WeakPool`]. Blocking waits inside handlers are
 //! refused where they would block the executor's last thread, which on tokio is always so: see

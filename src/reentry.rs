@@ -23,17 +23,18 @@
 //! go on but for waits that are not settled has its own polled again. Dispatchers, whose judgement is for good, count
 //! settled ones alone, also of a handler that has others: who settles has a fence, and then asks the dispatchers that
 //! it finds to judge again; a dispatcher has one before it looks. So one of the two sees the other. Who settles need
-//! not ask if it waits for an accepted command that still can end, whatever those wait for that wait by then: if that
-//! changes, it is by somebody whose fence comes later, who sees this wait settled, and who asks.
+//! not ask if it waits for a command that still can end, whatever those wait for that wait by then: if that changes, it
+//! is by somebody whose fence comes later, who sees this wait settled, and who asks; or because the command comes to a
+//! lobby, and then its submitter asks.
 //!
 //! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
 //! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
 //! all reports. A dispatcher retracts its report before it makes any of it untrue (it hands a lane out,
 //! grants room, sweeps), and who judges looks last whether the reports that it counted on still stand.
-//! It goes on without those that don't. Of the dispatchers of a jam the one that reports last sees all,
-//! and need not have the others look again: its report matters to them only if a handler waits for
-//! room in its own shard, and that wait it refuses itself. (If its own judgement does not reach that
-//! handler, what it does reach is a jam without it, in which another has reported last.)
+//! It goes on without those that don't. The handler that makes a jam complete, by a wait or by coming to a lobby, asks
+//! all its dispatchers. Of these the one that reports last sees all, and need not have the others look again: its report
+//! matters to them only if a handler waits for room in its own shard, and that wait it refuses itself. (If its own
+//! judgement does not reach that handler, what it does reach is a jam without it, in which another has reported last.)
 //!
 //! # Who may touch what, and when
 //!
@@ -50,7 +51,7 @@
 
 use crate::cell::{Probed, Stage};
 use crate::command::Command;
-use crate::contain::{Panic, contain, drop_contained};
+use crate::contain::{Panic, Quiet, contain};
 use crate::shard::front::Front;
 use crate::sync::{Arc, ArcSwapOption, AtomicBool, AtomicUsize, Ordering, fence};
 use crate::waits::Waits;
@@ -170,7 +171,26 @@ pub(crate) enum Target {
     Drain(Arc<Peers>),
 }
 
+/// Adds those of some shards that are not there yet.
+fn add_new(fronts: &mut Vec<Arc<Front>>, others: &[Arc<Front>]) {
+    for other in others {
+        if !fronts.iter().any(|front| Arc::ptr_eq(front, other)) {
+            fronts.push(Arc::clone(other));
+        }
+    }
+}
+
 impl Target {
+    /// The shards that must do something for it.
+    fn fronts(&self) -> &[Arc<Front>] {
+        match self {
+            Target::Command { front, .. } | Target::Room { front, .. } => {
+                std::slice::from_ref(front)
+            }
+            Target::Drain(peers) => &peers.fronts,
+        }
+    }
+
     /// The number of the lane that the awaited command is in, 0 if it is not known.
     fn lane(&self) -> u64 {
         match self {
@@ -204,17 +224,20 @@ impl Origin {
     }
 }
 
+// Ids and cells are the user's, and whoever holds a wait last drops them: in the middle of a change of the board, maybe.
 struct Wait {
     settled: Settled,
-    target: Target,
+    target: Quiet<Target>,
 }
 
 /// A handler that waits: its aggregate, and what for.
 #[derive(Clone)]
 struct Waiting {
-    id: Arc<dyn Key>,
+    id: Arc<Quiet<Arc<dyn Key>>>,
     lane: u64,
     waits: Waits<Arc<Wait>>,
+    /// The shards that they are for, and some that they were.
+    fronts: Arc<Vec<Arc<Front>>>,
 }
 
 /// Whether a wait was found able to end; one that was not yet may be refused. It also tells one wait from another.
@@ -270,14 +293,12 @@ impl Board {
     fn edit(&self, worker: usize, edit: impl Fn(Option<Waiting>) -> Option<Waiting>) {
         // A compare-and-exchange loop: the worker's thread adds, and a wait that was moved to
         // another thread may be dropped there at the same time.
-        let edited = || self.slots[worker].rcu(|old| edit(old.as_deref().cloned()).map(Arc::new));
-        // The last holder of a wait drops ids and cells in it, which are the user's.
-        let _ = contain(|| drop(edited()));
+        drop(self.slots[worker].rcu(|old| edit(old.as_deref().cloned()).map(Arc::new)));
     }
 
     /// The handler of this worker is over: it waits for nothing.
     pub(crate) fn clear(&self, worker: usize) {
-        let _ = contain(|| self.slots[worker].store(None));
+        self.slots[worker].store(None);
     }
 }
 
@@ -324,7 +345,8 @@ impl Guard {
     fn refine(&self, target: &Target) {
         self.edit(|waits, wait| {
             let settled = Arc::clone(&wait.settled);
-            waits.replace(self.number, Arc::new(Wait { settled, target: target.clone() }));
+            let target = Quiet::new(target.clone());
+            waits.replace(self.number, Arc::new(Wait { settled, target }));
         });
     }
 }
@@ -398,6 +420,17 @@ impl Watch {
             && let Some(guard) = &watched.guard
         {
             guard.refine(&target(watched.origin.as_ref()));
+        }
+    }
+
+    /// A submission whose outcome is waited for, and which might have been accepted, has come to a lobby. What it depends
+    /// on has changed; so those judge anew who have done so before.
+    pub(crate) fn came_to_a_lobby(&self, target: impl FnOnce(Option<&Origin>) -> Target) {
+        if let Some(watched) = &self.0
+            && watched.guard.is_some()
+        {
+            fence(Ordering::SeqCst);
+            ask_for_reviews(&target(watched.origin.as_ref()));
         }
     }
 
@@ -486,16 +519,23 @@ fn publish(frame: &Frame<'_>, target: Target) -> Result<Guard, Panic> {
         front.board.slots[worker].load().as_ref().map(|waiting| Arc::clone(&waiting.id));
     let id = match published {
         Some(id) => id,
-        None => contain(|| frame.id.to_shared())?,
+        None => Arc::new(Quiet::new(contain(|| frame.id.to_shared())?)),
     };
     let settled = Settled::new(AtomicBool::new(false));
-    let wait = Arc::new(Wait { settled: Arc::clone(&settled), target });
+    let wait = Arc::new(Wait { settled: Arc::clone(&settled), target: Quiet::new(target) });
     let number = frame.published.get();
     frame.published.set(number + 1);
     front.board.set_behind(worker, (frame.behind)());
     front.board.edit(worker, |waiting| {
-        let waits = Waits::new();
-        let mut waiting = waiting.unwrap_or_else(|| Waiting { id: Arc::clone(&id), lane, waits });
+        let mut waiting = waiting.unwrap_or_else(|| {
+            let (id, waits, fronts) = (Arc::clone(&id), Waits::new(), Arc::default());
+            Waiting { id, lane, waits, fronts }
+        });
+        let mut fronts = Vec::clone(&waiting.fronts);
+        add_new(&mut fronts, wait.target.fronts());
+        if fronts.len() > waiting.fronts.len() {
+            waiting.fronts = Arc::new(fronts);
+        }
         waiting.waits.push(number, Arc::clone(&wait));
         Some(waiting)
     });
@@ -580,8 +620,8 @@ fn judge(frame: &Frame<'_>, target: &Target) -> Judged {
     }
 }
 
-/// Whether a command that is not in a lobby ends whatever the handlers that wait now wait for. One that is about to be
-/// submitted may come to a lobby yet; then its dispatcher judges.
+/// Whether a command that is not in a lobby ends whatever the handlers that wait now wait for. For one that is about to
+/// be submitted, and comes to a lobby, see `came_to_a_lobby`.
 fn can_end_anyway(target: &Target) -> bool {
     let Target::Command { cell, .. } = target else { return false };
     cell.as_ref().is_none_or(|cell| cell.stage() != Stage::Waiting)
@@ -605,7 +645,7 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
         .filter(|node| !node.can_end)
         .flat_map(|node| node.waiting.waits.iter().map(|(_, wait)| wait))
         // Whichever of them are in this shard's lobby.
-        .filter_map(|wait| match &wait.target {
+        .filter_map(|wait| match &*wait.target {
             Target::Room { cell, .. } | Target::Command { cell, .. } => cell.as_ref(),
             Target::Drain(_) => None,
         })
@@ -625,20 +665,23 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
 /// Said by a dispatcher that has lost a worker, once: a shard may be jammed now that counted on that. Who begins to wait
 /// later sees the loss.
 pub(crate) fn tell_of_loss(front: &Arc<Front>) {
+    // The loss first, then the look at who has settled: see `watch`.
+    fence(Ordering::SeqCst);
     ask_for_reviews(&Target::Room { front: Arc::clone(front), cell: None });
 }
 
 /// Has the dispatchers of all shards that a wait depends on judge anew those who wait there.
 fn ask_for_reviews(target: &Target) {
-    for reached in &Graph::see(target, By::Handler).fronts {
-        reached.front.ask_for_review_if_it_matters();
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // The last holder of a wait drops ids and cells in it, which are the user's.
-        drop_contained(std::mem::take(&mut self.nodes));
+    let mut fronts = target.fronts().to_vec();
+    let mut at = 0;
+    while let Some(front) = fronts.get(at).map(Arc::clone) {
+        for slot in &front.board.slots {
+            if let Some(waiting) = slot.load().as_ref() {
+                add_new(&mut fronts, &waiting.fronts);
+            }
+        }
+        front.ask_for_review_if_it_matters();
+        at += 1;
     }
 }
 
@@ -788,13 +831,7 @@ impl Graph {
     }
 
     fn reach(&mut self, target: &Target) {
-        let fronts = match target {
-            Target::Command { front, .. } | Target::Room { front, .. } => {
-                std::slice::from_ref(front)
-            }
-            Target::Drain(peers) => &peers.fronts,
-        };
-        for front in fronts {
+        for front in target.fronts() {
             if !self.fronts.iter().any(|reached| Arc::ptr_eq(&reached.front, front)) {
                 self.fronts.push(Reached { front: Arc::clone(front), report: None, full: false });
             }
@@ -839,13 +876,14 @@ impl Graph {
                 if id.is_none() && lane == 0 {
                     return fine_or_unknown(self.has_worker(front));
                 }
-                let busy = self.nodes_of(front).find(|node| match id {
+                // Not the first alone: what a lost worker had leaked may be there as well.
+                let mut busy = self.nodes_of(front).filter(|node| match id {
                     // The user's `Eq`: if it panics, they are not known to be the same.
-                    Some(id) => contain(|| id.same(&*node.waiting.id)).unwrap_or(false),
+                    Some(id) => contain(|| id.same(&***node.waiting.id)).unwrap_or(false),
                     None => node.waiting.lane == lane,
                 });
                 fine(
-                    busy.is_none_or(|node| node.can_end)
+                    busy.all(|node| node.can_end)
                         && (stage == Stage::Started || self.has_worker(front)),
                 )
             }
@@ -975,6 +1013,35 @@ pub(crate) mod tests {
         assert!(!board.is_empty());
         drop(next);
         assert!(board.is_empty());
+    }
+
+    #[cfg(not(shardpool_loom))]
+    #[test]
+    fn g09_a_wait_whose_destructor_panics_while_another_is_published_hides_none() {
+        #[derive(Clone, PartialEq, Eq)]
+        struct Bomb;
+
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("a destructor of the user's");
+            }
+        }
+
+        let peers = Arc::new(Peers::new(Box::new([Arc::new(Front::new(4, 2))]), 2));
+        let front = &peers.fronts[0];
+        let of_bomb = Some(Arc::new(Bomb) as Arc<dyn Key>);
+        let bomb = Target::Command { front: Arc::clone(front), id: of_bomb, cell: None };
+        let first = Cell::new(as_handler(&peers, 0, || {
+            with_current(|frame| publish(frame, bomb).ok()).flatten()
+        }));
+        // While one is published, the first, which was moved to another thread, is dropped there.
+        front.board.edit(0, |waiting| {
+            drop(first.take());
+            let (id, waits) = (Arc::new(Quiet::new(Arc::new(0_u8) as Arc<dyn Key>)), Waits::new());
+            let new = Waiting { id, lane: 1, waits, fronts: Arc::default() };
+            Some(waiting.unwrap_or(new))
+        });
+        assert!(!front.board.is_empty());
     }
 
     #[cfg(not(shardpool_loom))]

@@ -7,7 +7,8 @@
 // Not the one that loom knows: nothing is ordered through it.
 use std::sync::Arc;
 
-/// How many are in a piece at most. A list of `n` is changed at the cost of `n / PIECE + PIECE` pointers.
+/// How many are in a piece at most. A list of `n` is changed at the cost of `n / PIECE + PIECE` pointers, or more where
+/// pieces have become thin.
 const PIECE: usize = 64;
 
 /// Items with numbers, in ascending order.

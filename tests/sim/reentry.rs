@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use shardpool::sim::{Explorer, Faults, Sim, explore};
 use shardpool::{
     Command, CommandError, CommandHandler, Context, DrainError, Failure, PoolOf, SendError,
-    SubmitError, Ticket, WeakPool, async_handler_fn,
+    ShardPool, SubmitError, Ticket, WeakPool, async_handler_fn,
 };
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -152,42 +152,55 @@ fn sim_g09_drains_inside_handlers_are_refused_and_the_rest_ends() {
     });
 }
 
-/// Two full shards, and a handler on each that waits for room on the other: what is queued is behind
+/// Two full shards, and a handler on each that goes to the other after so many seconds: what is queued is behind
 /// these handlers. Each shard by itself sees free workers on the other.
-#[test]
-fn sim_g09_a_jam_over_two_shards_is_refused() {
-    explore(100, |sim| async move {
-        let own = Arc::new(OnceLock::<WeakPool<Visit, (), ()>>::new());
-        let (of_handler, of_sim) = (Arc::clone(&own), sim.clone());
-        let handler = async_handler_fn(move |visit: Visit, _: Context| {
-            let (own, sim) = (Arc::clone(&of_handler), of_sim.clone());
-            async move {
-                if visit.rounds > 0 {
-                    // Until both shards are full.
-                    sim.sleep(Duration::from_secs(1)).await;
-                    let pool =
-                        own.get().and_then(WeakPool::upgrade).expect("the test has a handle");
-                    let there = 1 - pool.shard_of(&visit.id);
-                    let other = (10..).find(|id| pool.shard_of(id) == there).unwrap();
-                    drop(pool.submit(Visit { id: other, rounds: 0 }).await);
+async fn two_full_shards(sim: Sim, by_send: bool, seconds: [u64; 2]) {
+    let own = Arc::new(OnceLock::<WeakPool<Visit, (), ()>>::new());
+    let (of_handler, of_sim) = (Arc::clone(&own), sim.clone());
+    let handler = async_handler_fn(move |visit: Visit, _: Context| {
+        let (own, sim) = (Arc::clone(&of_handler), of_sim.clone());
+        async move {
+            if visit.rounds > 0 {
+                let pool = own.get().and_then(WeakPool::upgrade).expect("the test has a handle");
+                let here = pool.shard_of(&visit.id);
+                // Until both shards are full.
+                sim.sleep(Duration::from_secs(seconds[here])).await;
+                let id = (10..).find(|id| pool.shard_of(id) != here).unwrap();
+                let next = Visit { id, rounds: 0 };
+                if by_send {
+                    drop(pool.send(next).await);
+                } else {
+                    drop(pool.submit(next).await);
                 }
-                Ok::<_, Failure<()>>(())
             }
-        });
-        let builder = sim.builder(handler).shards(2).workers_per_shard(3).queue_depth(1);
-        let pool = builder.start(sim.clone()).unwrap();
-        own.set(pool.downgrade()).unwrap();
-        let mut tickets = Vec::new();
-        for shard in 0..2 {
-            let id = (0..).find(|id| pool.shard_of(id) == shard).unwrap();
-            tickets.push(pool.try_submit(Visit { id, rounds: 1 }).unwrap());
-            sim.settle().await;
-            tickets.push(pool.try_submit(Visit { id, rounds: 0 }).unwrap());
-        }
-        for ticket in tickets {
-            ticket.await.unwrap();
+            Ok::<_, Failure<()>>(())
         }
     });
+    let builder = sim.builder(handler).shards(2).workers_per_shard(3).queue_depth(1);
+    let pool = builder.start(sim.clone()).unwrap();
+    own.set(pool.downgrade()).unwrap();
+    let mut tickets = Vec::new();
+    for shard in 0..2 {
+        let id = (0..).find(|id| pool.shard_of(id) == shard).unwrap();
+        tickets.push(pool.try_submit(Visit { id, rounds: 1 }).unwrap());
+        sim.settle().await;
+        tickets.push(pool.try_submit(Visit { id, rounds: 0 }).unwrap());
+    }
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+}
+
+#[test]
+fn sim_g09_a_jam_over_two_shards_is_refused() {
+    explore(100, |sim| two_full_shards(sim, false, [1, 1]));
+}
+
+/// When the first comes to the other shard nobody waits there yet, so that its dispatcher reports nothing. The second
+/// might have been accepted.
+#[test]
+fn sim_g09_a_jam_that_a_send_to_a_lobby_closes_is_refused() {
+    explore(100, |sim| two_full_shards(sim, true, [1, 2]));
 }
 
 /// One shard, two workers: a handler waits for a command that the other worker is to run, and that
@@ -471,4 +484,120 @@ fn sim_g09_shards_that_have_lost_a_worker_each_let_each_other_sleep() {
         }
         pool.drain().await.unwrap();
     });
+}
+
+/// In one way or another to random aggregates of one or two pools of little room, also at once, with tickets that are
+/// kept, withdrawn, or left to other handlers. All of it ends by itself: no drain refuses anything.
+async fn mess(sim: Sim) {
+    type Left = Arc<Mutex<Vec<Ticket<Visit, (), ()>>>>;
+
+    async fn go_on(sim: &Sim, pool: &ShardPool<Visit, (), ()>, left: &Left, ids: u64, rounds: u32) {
+        let next =
+            || Visit { id: sim.below(ids) as u32, rounds: sim.below(u64::from(rounds)) as u32 };
+        match sim.below(8) {
+            0..3 => drop(pool.send(next()).await),
+            3 => drop(futures::join!(pool.send(next()), pool.send(next()))),
+            4 => {
+                let Ok(ticket) = pool.submit(next()).await else { return };
+                sim.yield_at_random().await;
+                drop(ticket.await);
+            }
+            5 => {
+                let Ok(mut ticket) = pool.try_submit(next()) else { return };
+                if sim.chance(0.5) {
+                    drop(futures::poll!(&mut ticket));
+                }
+                match sim.below(3) {
+                    0 => drop(ticket.withdraw()),
+                    1 => left.lock().unwrap().push(ticket),
+                    _ => drop(ticket.await),
+                }
+            }
+            6 => {
+                let ticket = left.lock().unwrap().pop();
+                if let Some(ticket) = ticket {
+                    drop(ticket.await);
+                }
+            }
+            _ => {
+                let (accepted, _) = futures::join!(pool.submit(next()), pool.send(next()));
+                if let Ok(ticket) = accepted {
+                    drop(ticket.await);
+                }
+            }
+        }
+    }
+
+    let ids = 2 + sim.below(8);
+    let all = Arc::new(OnceLock::<Vec<WeakPool<Visit, (), ()>>>::new());
+    let left = Left::default();
+    let start = |_| {
+        let (all, left, of_sim) = (Arc::clone(&all), Arc::clone(&left), sim.clone());
+        let handler = async_handler_fn(move |visit: Visit, _: Context| {
+            let (all, left, sim) = (Arc::clone(&all), Arc::clone(&left), of_sim.clone());
+            async move {
+                if sim.chance(0.5) {
+                    sim.sleep(Duration::from_millis(sim.below(8))).await;
+                }
+                for _ in 0..u64::from(visit.rounds > 0) * (1 + sim.below(2)) {
+                    let pools = all.get().expect("the pools have started");
+                    let to = &pools[sim.below(pools.len() as u64) as usize];
+                    let Some(pool) = to.upgrade() else { break };
+                    go_on(&sim, &pool, &left, ids, visit.rounds).await;
+                }
+                Ok::<_, Failure<()>>(())
+            }
+        });
+        let builder = sim
+            .builder(handler)
+            .shards(1 + sim.below(3) as usize)
+            .workers_per_shard(1 + sim.below(4) as usize)
+            .queue_depth(1 + sim.below(2) as usize)
+            .max_turn(1 + sim.below(3) as usize);
+        builder.start(sim.clone()).unwrap()
+    };
+    let pools: Vec<_> = (0..1 + sim.below(2)).map(start).collect();
+    all.set(pools.iter().map(ShardPool::downgrade).collect()).unwrap();
+
+    let client = |_| {
+        let (sim, pools) = (sim.clone(), pools.clone());
+        sim.clone().spawn(async move {
+            let mut tickets = Vec::new();
+            for _ in 0..1 + sim.below(3) {
+                let pool = &pools[sim.below(pools.len() as u64) as usize];
+                let visit = Visit { id: sim.below(ids) as u32, rounds: sim.below(4) as u32 };
+                tickets.extend(pool.submit(visit).await.ok());
+                sim.yield_at_random().await;
+            }
+            for ticket in tickets {
+                let refused = Err(CommandError::Deadlock);
+                assert_ne!(ticket.await.map(drop), refused, "a client was refused");
+            }
+        })
+    };
+    let clients: Vec<_> = (0..2 + sim.below(3)).map(client).collect();
+    for client in clients {
+        client.await;
+    }
+    let is_idle = |pool: &ShardPool<_, _, _>| {
+        pool.stats().iter().all(|shard| shard.queued + shard.running + shard.waiting == 0)
+    };
+    while !pools.iter().all(is_idle) {
+        assert!(sim.elapsed() < Duration::from_secs(60), "something waits for ever");
+        sim.sleep(Duration::from_secs(1)).await;
+    }
+    left.lock().unwrap().clear();
+    for pool in pools {
+        pool.drain().await.unwrap();
+    }
+}
+
+#[test]
+fn sim_g09_all_that_handlers_wait_for_ends_by_itself() {
+    explore(3_000, mess);
+}
+
+#[test]
+fn sim_g09_all_that_handlers_wait_for_ends_by_itself_when_tasks_are_dropped() {
+    Explorer::new(3_000).faults(Faults::default().lost_tasks(0.002)).run(mess);
 }
