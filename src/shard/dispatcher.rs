@@ -519,7 +519,8 @@ fn end_panicked<T: Types>(envelope: Envelope<T>, Panic(message): Panic) {
 struct Usual(u64);
 
 impl Usual {
-    const ONE: u64 = 16;
+    /// So fine that what is rounded down at each note does not add up.
+    const ONE: u64 = 1 << 16;
 
     fn note(&mut self, found: u64) {
         self.0 = self.0 - self.0 / 8 + found * Self::ONE / 8;
@@ -681,5 +682,14 @@ mod tests {
         };
         // An eighth of five, and seven eighths of one, are one and a half.
         assert_eq!([1, 4, 5, 6].map(after), [true, true, false, false]);
+    }
+
+    #[test]
+    fn g18_runs_that_find_two_commands_now_and_then_find_one_on_average() {
+        let mut usual = Usual::default();
+        for run in 1..=1_000 {
+            usual.note(if run % 10 == 0 { 2 } else { 1 });
+            assert!(usual.is_one(), "after {run} runs");
+        }
     }
 }
