@@ -171,10 +171,14 @@ pub(crate) enum Target {
     Drain(Arc<Peers>),
 }
 
+fn is_among(fronts: &[Arc<Front>], other: &Arc<Front>) -> bool {
+    fronts.iter().any(|front| Arc::ptr_eq(front, other))
+}
+
 /// Adds those of some shards that are not there yet.
 fn add_new(fronts: &mut Vec<Arc<Front>>, others: &[Arc<Front>]) {
     for other in others {
-        if !fronts.iter().any(|front| Arc::ptr_eq(front, other)) {
+        if !is_among(fronts, other) {
             fronts.push(Arc::clone(other));
         }
     }
@@ -531,9 +535,9 @@ fn publish(frame: &Frame<'_>, target: Target) -> Result<Guard, Panic> {
             let (id, waits, fronts) = (Arc::clone(&id), Waits::new(), Arc::default());
             Waiting { id, lane, waits, fronts }
         });
-        let mut fronts = Vec::clone(&waiting.fronts);
-        add_new(&mut fronts, wait.target.fronts());
-        if fronts.len() > waiting.fronts.len() {
+        if !wait.target.fronts().iter().all(|front| is_among(&waiting.fronts, front)) {
+            let mut fronts = Vec::clone(&waiting.fronts);
+            add_new(&mut fronts, wait.target.fronts());
             waiting.fronts = Arc::new(fronts);
         }
         waiting.waits.push(number, Arc::clone(&wait));
