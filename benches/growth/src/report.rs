@@ -456,7 +456,8 @@ the wait for the outcome. Memory is what was asked of the allocator, counted the
 **Peers.** Each contender runs in a process of its own, while all others idle. Rounds are interleaved and the order of
 the contenders rotates; ratios are taken within a round, as the machine's speed drifts from one to the next. Shown are
 medians over the rounds of each workload ({rounds} at most). Callers, commands and handlers are the same for all. The
-callers' loop is part of every figure; `harness` shows what it costs, and nothing is subtracted.
+callers' loop is part of every figure; `harness` shows what it costs, and nothing is subtracted. What a contender and its
+runtime allocate when they start has lines of the cache of its own.
 "
         );
     }

@@ -1,8 +1,10 @@
 //! A process that runs one contender on one workload, at its parent's orders: a line in for each
 //! run, a line out with what came of it.
 
+use crate::allocations;
 use crate::contenders::{Contender, Outside};
 use crate::measure::{self, Run, World};
+use crate::runtimes::Runtime;
 use crate::workload::{Load, Workload};
 use std::io::{self, BufRead, Write};
 
@@ -18,7 +20,11 @@ fn obey<C: Contender>(
     mut run: impl FnMut(&'static C, &'static World) -> Run,
 ) {
     let world: &World = Box::leak(Box::new(World::new(&workload, steps_per_us)));
-    let contender: &C = Box::leak(Box::new(C::start(&workload.setup)));
+    let contender = allocations::apart(|| {
+        C::Runtime::spawn(async {}); // starts it
+        Box::new(C::start(&workload.setup))
+    });
+    let contender: &C = Box::leak(contender);
     if workload.touch_all {
         measure::touch_all(contender, world);
     } else {

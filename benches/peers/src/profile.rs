@@ -8,7 +8,7 @@ use addr2line::Loader;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{self, Command};
 
 /// Samples per second and thread.
 const HERTZ: u32 = 4_000;
@@ -153,17 +153,18 @@ impl Profile {
 
         let mut child = Child::start(entry, workload, steps_per_us)?;
         child.run()?; // warm
-        let mut perf = Command::new("perf")
+        let perf = Command::new("perf")
             .args(["record", "--quiet", "--event", "cpu-clock", "--freq", &HERTZ.to_string()])
             .args(["--pid", &child.id().to_string(), "--output"])
             .arg(&samples)
             .args(["--", "sleep", &seconds.to_string()])
             .spawn()
             .map_err(|error| format!("`perf record` can't be started: {error}"))?;
+        let mut perf = Recording { perf, samples: &samples };
         let mut rates = Vec::new();
         let ended = loop {
             rates.push(child.run()?.commands_per_s());
-            if let Some(status) = perf.try_wait().map_err(|error| error.to_string())? {
+            if let Some(status) = perf.perf.try_wait().map_err(|error| error.to_string())? {
                 break status;
             }
         };
@@ -178,7 +179,7 @@ impl Profile {
             .arg(&samples)
             .output()
             .map_err(|error| format!("`perf script` can't be started: {error}"))?;
-        fs::remove_file(&samples).map_err(|error| error.to_string())?;
+        drop(perf);
         if !script.status.success() {
             let said = String::from_utf8_lossy(&script.stderr);
             return Err(format!("`perf script` failed: {}: {}", script.status, said.trim()));
@@ -209,6 +210,21 @@ impl Profile {
         let parts =
             counts.into_iter().map(|(part, count)| (part, count as f64 * ns_per_sample)).collect();
         Ok(Self { parts, commands_per_s })
+    }
+}
+
+/// Samples that are being taken, or that are still to be read.
+struct Recording<'a> {
+    perf: process::Child,
+    samples: &'a Path,
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        // It has ended, unless something went wrong; then nobody is left to be told of more.
+        let _ = self.perf.kill();
+        let _ = self.perf.wait();
+        let _ = fs::remove_file(self.samples);
     }
 }
 
