@@ -63,7 +63,9 @@ use crate::error::CommandError;
 use crate::prefetch::prefetch;
 use crate::shard::front::Front;
 use crate::stats::Kind;
-use crate::sync::{Arc, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence,
+};
 use crate::types::{Types, TypesOf};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
@@ -103,7 +105,7 @@ mod state {
     pub(super) const DISCARDED: u8 = 13;
     /// The outcome is in the slot, and the caller's.
     pub(super) const DONE: u8 = 14;
-    /// The caller has taken the outcome.
+    /// The caller has taken the outcome; or its command, which was not accepted.
     pub(super) const TAKEN: u8 = 15;
     /// A flag: the caller's waker is in the cell.
     pub(super) const WATCHED: u8 = 128;
@@ -197,7 +199,28 @@ pub(crate) struct Cell<T: Types> {
 struct Extra {
     deadline: Option<Instant>,
     /// Of a submission that waits, or has waited, for room.
-    lobby: Option<Box<AtomicWaker>>,
+    lobby: Option<Box<Lobby>>,
+}
+
+/// Where a submission that waits for room leaves its waker.
+#[derive(Default)]
+struct Lobby {
+    waker: AtomicWaker,
+    /// Set while the caller registers a waker. One that panics as it is cloned leaves the cell for wakers of no use
+    /// for ever, and this set.
+    registers: AtomicBool,
+}
+
+impl Lobby {
+    /// Only for the caller side. With a cell of no use the waker is called at once: its task looks again and again.
+    fn register(&self, waker: &Waker) {
+        // Relaxed, here and below: for one side alone.
+        if self.registers.swap(true, Ordering::Relaxed) {
+            return waker.wake_by_ref();
+        }
+        register_contained(&self.waker, waker);
+        self.registers.store(false, Ordering::Relaxed);
+    }
 }
 
 // SAFETY: the table above gives `slot`, `next` and `waker` one writer at a time, and the handovers
@@ -596,7 +619,7 @@ impl<T: Types> Cell<T> {
             return Poll::Ready(result);
         }
         if let Some(lobby) = self.lobby() {
-            register_contained(lobby, cx.waker());
+            lobby.register(cx.waker());
         }
         // Register, then look again: a decision before the registration is seen here, one after it
         // finds the waker. Both are read-modify-writes on the waker's own state, so one comes first,
@@ -614,14 +637,14 @@ impl<T: Types> Cell<T> {
         })
     }
 
-    fn lobby(&self) -> Option<&AtomicWaker> {
+    fn lobby(&self) -> Option<&Lobby> {
         self.extra()?.lobby.as_deref()
     }
 
     fn wake_lobby(&self) {
         if let Some(lobby) = self.lobby() {
             // A waker is user code too.
-            let _ = contain(|| lobby.wake());
+            let _ = contain(|| lobby.waker.wake());
         }
     }
 
@@ -657,7 +680,12 @@ impl<T: Types> Cell<T> {
                 .compare_exchange(from, state::ABANDONED, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok()
         };
-        give_up(state::WAITING) || give_up(state::DENIED)
+        let given_up = give_up(state::WAITING) || give_up(state::DENIED);
+        if let (true, Some(lobby)) = (given_up, self.lobby()) {
+            // The envelope may stay for a while: not what the waker holds.
+            drop_contained(lobby.waker.take());
+        }
+        given_up
     }
 
     /// Asks the dispatcher to refuse a waiting submission and to give its command back.
@@ -784,8 +812,8 @@ impl<T: Types> Envelope<T> {
     }
 
     /// Takes an accepted command out of the queue: it gives its room back to the shard's front, by the
-    /// hand of this worker, and its outcome is owed. `woke` becomes true if that room has woken the
-    /// dispatcher. `None` for a withdrawn one, whose tombstone is gone with this.
+    /// hand of this worker, and its outcome is owed. `None` for a withdrawn one, whose tombstone is gone
+    /// with this. `woke` becomes true if either has woken the dispatcher.
     #[inline]
     pub(crate) fn claim(self, front: &Front, worker: usize, woke: &mut bool) -> Option<Claimed<T>> {
         let cell = self.into_cell();
@@ -796,30 +824,37 @@ impl<T: Types> Envelope<T> {
                 Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
             }
             Err(_) => {
-                bury(cell);
+                *woke |= bury(cell);
                 None
             }
         }
     }
 
-    /// Ends a command that has not started.
-    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) {
+    /// Ends a command that has not started. True if that has woken the dispatcher.
+    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) -> bool {
         // SAFETY: this is the queue side, whose owner is on the stack below: it owns an `Arc<Front>`,
         // which outlives the envelope.
         let front = unsafe { &*self.cell().front };
-        if let Some(claimed) = self.claim(front, 0, &mut false) {
+        let mut woke = false;
+        if let Some(claimed) = self.claim(front, 0, &mut woke) {
             claimed.end_unstarted(error, kind);
         }
+        woke
+    }
+
+    /// Ends a command as aborted, unless it was withdrawn. True if that has woken the dispatcher.
+    pub(crate) fn discard(self) -> bool {
+        self.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted)
     }
 }
 
-/// Discards the envelope of a withdrawn or abandoned command.
+/// Discards the envelope of a withdrawn or abandoned command. True if that has woken the dispatcher.
 #[cold]
-fn bury<T: Types>(cell: Held<T>) {
+fn bury<T: Types>(cell: Held<T>) -> bool {
     let mut now = cell.state.load(Ordering::Acquire);
     if now == state::ABANDONED {
         // Never accepted: it has no room and no tombstone. The command goes with the cell.
-        return;
+        return false;
     }
     // SAFETY: this is the queue side, whose owner holds an `Arc<Front>`, so the count is at
     // least one, and the pointer came from `Arc::as_ptr`.
@@ -848,10 +883,8 @@ fn bury<T: Types>(cell: Held<T>) {
     }
     match now {
         state::WITHDRAWN => front.tombstone_gone(),
-        state::HELD => {
-            front.give_room_back(0);
-        }
-        state::WITHDRAWING => {}
+        state::HELD => front.give_room_back(0),
+        state::WITHDRAWING => false,
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }
 }
@@ -873,8 +906,7 @@ impl<T: Types> Drop for Envelope<T> {
                 }
             }
             _ => {
-                let envelope = Envelope::new(cell);
-                envelope.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted);
+                Envelope::new(cell).discard();
             }
         }
     }
@@ -1038,22 +1070,57 @@ impl<T: Types> Drop for Cell<T> {
 mod tests {
     use super::*;
     use crate::command::tests::{Small, Touch};
+    use crate::park::tests::{Woken, loath};
     use crate::shard::front::Entry;
     use crate::types::TypesOf;
     use std::mem::offset_of;
+
+    type Touches = TypesOf<Touch, (), ()>;
 
     #[test]
     fn g08_whoever_discards_a_command_leaves_the_front_to_a_caller_that_is_withdrawing_it() {
         let front = Arc::new(Front::new(1, 1));
         let live = || Arc::strong_count(&front) - 1;
         assert_eq!(front.try_enter(), Entry::Accepted);
-        let (cell, envelope) = Draft::<TypesOf<Touch, (), ()>>::new(Touch, None, &front).accepted();
+        let (cell, envelope) = Draft::<Touches>::new(Touch, None, &front).accepted();
         assert_eq!(cell.exchange(state::QUEUED, state::WITHDRAWING, 0), Ok(state::QUEUED));
         drop(envelope);
         // All else that owns the front may go now, before the caller gives its room back.
         assert_eq!(live(), 1);
         drop(cell);
         assert_eq!(live(), 0);
+    }
+
+    /// A submission that waits for room, and what tells whether its waker was called.
+    fn waiting(front: &Arc<Front>) -> (Held<Touches>, Envelope<Touches>, Arc<Woken>) {
+        let (cell, envelope) = Draft::new(Touch, None, front).waiting();
+        (cell, envelope, Arc::default())
+    }
+
+    fn poll_granted(cell: &Held<Touches>, waker: &Waker) -> Poll<bool> {
+        cell.poll_granted(&mut Context::from_waker(waker)).map(|granted| granted.is_ok())
+    }
+
+    #[test]
+    fn g07_a_waker_that_panics_as_it_is_cloned_costs_a_wait_for_room_no_wake_up() {
+        let front = Arc::new(Front::new(1, 1));
+        let (cell, envelope, woken) = waiting(&front);
+        contain(|| poll_granted(&cell, &loath())).unwrap_err();
+        assert_eq!(poll_granted(&cell, &Waker::from(Arc::clone(&woken))), Poll::Pending);
+        assert!(envelope.begin_grant());
+        envelope.grant();
+        assert!(woken.get());
+        assert_eq!(poll_granted(&cell, Waker::noop()), Poll::Ready(true));
+    }
+
+    #[test]
+    fn g17_a_wait_for_room_that_was_given_up_keeps_no_waker() {
+        let front = Arc::new(Front::new(1, 1));
+        let (cell, envelope, woken) = waiting(&front);
+        assert_eq!(poll_granted(&cell, &Waker::from(Arc::clone(&woken))), Poll::Pending);
+        assert!(cell.abandon());
+        assert_eq!(Arc::strong_count(&woken), 1);
+        drop((cell, envelope));
     }
 
     #[test]

@@ -32,8 +32,8 @@ use std::sync::Arc;
 pub trait Command: Send + 'static {
     /// Names the aggregate that the command changes.
     ///
-    /// The id is hashed once per command and cloned once per aggregate, when the aggregate is
-    /// first met. For the detection of deadlocks submissions inside a handler clone it as well, and a wait inside
+    /// The id is hashed once per command and cloned when the aggregate is met for the first time, or again after an
+    /// eviction; [`loader_fn`](crate::loader_fn) clones it for each load. For the detection of deadlocks submissions inside a handler clone it as well, and a wait inside
     /// a handler clones the id of the handler's own aggregate: if that panics, the wait is refused.
     type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
 
@@ -251,8 +251,8 @@ pub trait Loader: Send + Sync + 'static {
     /// # Errors
     ///
     /// An error ends the command that asked for the load as
-    /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`; the next
-    /// command asks again.
+    /// [`CommandError::Failed`](crate::CommandError::Failed) with `started: false`, or, if that was withdrawn
+    /// meanwhile, the next of its turn; the command after that asks again.
     ///
     /// # Panics
     ///

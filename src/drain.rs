@@ -46,8 +46,8 @@ use std::time::{Duration, Instant};
 /// # Errors
 ///
 /// [`DrainError::Timeout`] after the time of [`within`](Self::within);
-/// [`DrainError::Deadlock`] inside a handler of the same pool, which it would wait for (G9), unless
-/// `within` bounds the wait.
+/// [`DrainError::Deadlock`] inside a handler that it would have to wait for (G9), unless `within` bounds the
+/// wait.
 #[must_use = "intake is closed already, but nothing waits for what was accepted: await this, or call \
               `blocking_wait`"]
 pub struct Drain {

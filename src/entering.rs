@@ -265,8 +265,10 @@ impl<'p, T: Types> Entering<'p, T> {
         match entry {
             Entry::Closed => return Err(SubmitError::Closed(route.command)),
             Entry::Accepted => {
-                let cell = accept(shard, route, self.deadline);
+                let (cell, envelope) = Draft::new(route.command, self.deadline, front).accepted();
+                // Before the push: a wait without its cell counts as one, also when the command is over.
                 self.refine(front, waits_for, &cell);
+                shard.push_accepted(route.hash, envelope);
                 self.cell = Some(cell);
             }
             Entry::Full => {

@@ -56,7 +56,8 @@ pub enum CommandError<E> {
     Cancelled,
     /// The deadline had passed when the command's turn came; it never runs.
     Expired,
-    /// The pool was aborted, or its executor dropped the future that held the command.
+    /// The pool was aborted, or its executor dropped a future of the shard: the one that held the command, or
+    /// workers without which it could not start.
     Aborted {
         /// Whether the handler had started, and so may have written.
         started: bool,
@@ -359,7 +360,7 @@ impl<C, E> SendError<C, E> {
         }
     }
 
-    /// Whether the handler had started, that is, whether it may have written something.
+    /// As [`CommandError::started`], and false if the command was not accepted.
     ///
     /// ```
     /// use shardpool::{CommandError, SendError, SubmitError};

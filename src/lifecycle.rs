@@ -97,8 +97,7 @@ impl Drop for Alive {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
-    use crate::park::tests::Woken;
-    use std::task::{RawWaker, RawWakerVTable};
+    use crate::park::tests::{Woken, loath};
 
     #[test]
     fn g17_drains_that_are_given_up_do_not_pile_up_and_one_that_waits_is_kept() {
@@ -112,16 +111,6 @@ mod tests {
         assert!(lifecycle.waiters.1.len() <= 3, "{} are kept", lifecycle.waiters.1.len());
         drop(last);
         assert!(woken.get());
-    }
-
-    /// A waker that panics when it is cloned.
-    fn loath() -> Waker {
-        fn clone(_: *const ()) -> RawWaker {
-            panic!("a waker is cloned")
-        }
-        static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
-        // SAFETY: there is no data, and nothing but the clone does anything.
-        unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE)) }
     }
 
     #[test]

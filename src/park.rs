@@ -71,6 +71,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::sync::AtomicBool;
     use std::future::poll_fn;
+    use std::task::{RawWaker, RawWakerVTable};
 
     /// A waker that notes whether it was woken.
     #[derive(Default)]
@@ -86,6 +87,16 @@ pub(crate) mod tests {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// A waker that panics when it is cloned.
+    pub(crate) fn loath() -> Waker {
+        fn clone(_: *const ()) -> RawWaker {
+            panic!("a waker is cloned")
+        }
+        static TABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+        // SAFETY: there is no data, and nothing but the clone does anything.
+        unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE)) }
     }
 
     #[test]

@@ -40,7 +40,7 @@
 //!
 //! | field | who writes |
 //! | --- | --- |
-//! | `slots` | the worker's thread adds a wait, who drops the wait takes it off, the worker clears all |
+//! | `slots` | who polls the handler adds a wait or refines it, who drops the wait takes it off, the worker clears all |
 //! | `behind` | the worker |
 //! | `report` | the dispatcher |
 //! | `settled` | who judges the wait, once |
@@ -99,7 +99,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) worker: usize,
     pub(crate) id: &'a dyn Key,
     pub(crate) lane: u64,
-    /// Counts the commands of this worker, so that a wait can tell one handler from the next.
+    /// Counts the futures that this worker has driven, so that a wait can tell one handler from the next.
     pub(crate) run: u64,
     /// Counts the commands of the same turn that wait behind this one.
     pub(crate) behind: &'a dyn Fn() -> usize,

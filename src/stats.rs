@@ -113,7 +113,7 @@ impl Sum for Outcomes {
 /// Each number is exact, but they are read one after the other: under load `accepted` can differ
 /// from `queued + running + outcomes.total()` by what moved in between. Once a caller has seen
 /// the outcome of a command, that command is in `outcomes` and no longer in `queued` or `running`, except
-/// for one that was withdrawn or aborted by another thread at this very moment, and for withdrawn ones in such
+/// for one that was withdrawn by another thread at this very moment, and for withdrawn ones in such
 /// numbers that [their room is not free at once](crate::Ticket::withdraw). At a quiet moment
 /// `accepted == outcomes.total()`.
 ///

@@ -94,8 +94,8 @@ impl<C: Command, O: Send, E: Send> Ticket<C, O, E> {
     /// [`is_cancelled`](crate::Context::is_cancelled) tells it from here on.
     ///
     /// "At once" has one limit: at most `queue_depth` withdrawn commands can sit in the shard's
-    /// queues with their room given back; the room of more is free as soon as the dispatcher, woken
-    /// by this, has swept them out.
+    /// queues with their room given back; the room of more is free as soon as dispatcher and workers,
+    /// woken by this, have swept them out. A handler that blocks its thread delays that for its own turn.
     ///
     /// ```
     /// # use shardpool::{Command, Context, Failure, ShardPool, executors::Threads, handler_fn};

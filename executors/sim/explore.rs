@@ -46,7 +46,7 @@ pub struct Explorer {
 }
 
 impl Explorer {
-    /// With so many seeds, the harmless faults, and a million polls at most.
+    /// With so many seeds, the harmless faults, and a million steps at most: polls, drops of tasks, jumps of time.
     ///
     /// ```
     /// use std::cell::Cell;
@@ -74,7 +74,7 @@ impl Explorer {
         self
     }
 
-    /// After how many polls a run counts as one that never ends.
+    /// After how many steps (polls, drops of tasks, jumps of time) a run counts as one that never ends.
     ///
     /// ```should_panic
     /// shardpool::sim::Explorer::new(10).max_polls(1_000).run(|sim| async move {

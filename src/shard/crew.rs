@@ -19,8 +19,8 @@
 //! **It is not lost.** Whoever takes a worker out of the set wakes it, and it has registered its waker before
 //! it was listed, so it is polled or dropped after that.
 //!
-//! * Polled, be it by another's wake, it first tries to take itself out. It comes second, and by the exchanges
-//!   on the set sees the errand, which was set before the first. So it takes no lane without a look at it.
+//! * Polled, be it by another's wake, it first tries to take itself out. It comes second, and by what it reads
+//!   of the set sees the errand, which was set before the first. So it takes no lane without a look at it.
 //! * Dropped, it has the dispatcher's own task polled (`worker.rs`), after it has tried to take itself out: so
 //!   that task sees what was pushed.
 
@@ -60,7 +60,7 @@ impl Crew {
     /// Takes a worker out of the idle set, if nobody has: then a wake that is on its way comes for
     /// nothing.
     pub(crate) fn unlist(&self, worker: usize) {
-        self.idle.remove(worker);
+        self.idle.leave(worker);
     }
 
     /// Takes the errand, if there is one.

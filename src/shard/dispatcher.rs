@@ -27,8 +27,8 @@
 //! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
 //! up the task that the thread has woken last. For the same reason a worker that has woken the dispatcher,
-//! by a lane that comes back, by room for commands or by room in the ring, lets others run before it claims
-//! the next command.
+//! by a lane that comes back, by room for commands or in the ring, or by a tombstone that has gone, lets
+//! others run before it claims the next command.
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
 //! woken, first lets the others run, who may bring more.
@@ -313,6 +313,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Whether the lobby is to be cleared of submissions that gave up, if there are so many of them.
     fn must_clear(&self, gave_up: u64) -> bool {
         gave_up > LOBBY_SLACK.max(self.lobby.len() as u64 / 2)
+            || (gave_up > 0 && !self.shard.front.has_waiting())
     }
 
     /// Everything queued is behind handlers that run. If none of those can end, since they wait for
@@ -390,14 +391,14 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         if !new && !left {
             return false;
         }
-        // Between the offers and the look at the idle set: see `floor.rs`.
-        fence(Ordering::SeqCst);
         // Before the wakes: a woken worker may claim a lane at once, and is counted already.
         let unclaimed = floor.unclaimed();
         if by == By::Worker && unclaimed <= 1 {
             // It takes the lane itself.
             return false;
         }
+        // Between the offers and the look at the idle set: see `floor.rs`.
+        fence(Ordering::SeqCst);
         let mut woken = 0;
         if left && crew.wake_one() {
             woken += 1;

@@ -44,7 +44,8 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Ordering, fence, full
 use crate::types::Types;
 use std::task::{Context, Poll};
 
-/// At most this many ready lanes are in the ring; the rest waits in the schedule.
+/// For so many ready lanes the ring has room, or for twice the workers if that is more; the rest waits in the
+/// schedule.
 const RING: usize = if cfg!(shardpool_loom) { 2 } else { 256 };
 
 const ABORT: u64 = 1;

@@ -297,16 +297,17 @@ impl Front {
         let word = self.hot.word.fetch_sub(WAITING_ONE, Ordering::Relaxed);
         // Release: see `abandoned`.
         let abandoned = self.abandoned.fetch_add(1, Ordering::Release) + 1;
-        // Envelopes of abandoned submissions go when there are more of them than of live ones.
-        if word & CLOSED != 0 || abandoned > LOBBY_SLACK.max(waiting(word)) {
+        // Envelopes of abandoned submissions go when there are more of them than of live ones, but for a few; and
+        // with the last, for nothing else might make the dispatcher look, which may wait for that to end.
+        if waiting(word) == 1 || abandoned > LOBBY_SLACK.max(waiting(word)) {
             self.wake();
         }
     }
 
     /// A waiting submission was denied, or a handler has begun to wait that could have made room: the
-    /// dispatcher is to see whom it must refuse.
-    pub(crate) fn ask_for_review(&self) {
-        self.order(order::REVIEW);
+    /// dispatcher is to see whom it must refuse. True if that has woken it.
+    pub(crate) fn ask_for_review(&self) -> bool {
+        self.order(order::REVIEW)
     }
 
     /// Tombstones are in the way of a judgement about who waits.
@@ -315,10 +316,8 @@ impl Front {
     }
 
     /// As `ask_for_review`, if anybody waits, or all that is queued may have to end without a worker.
-    pub(crate) fn ask_for_review_if_it_matters(&self) {
-        if self.has_waiting() || self.workers_left() < self.workers() {
-            self.ask_for_review();
-        }
+    pub(crate) fn ask_for_review_if_it_matters(&self) -> bool {
+        (self.has_waiting() || self.workers_left() < self.workers()) && self.ask_for_review()
     }
 
     // ---- room ----
@@ -359,15 +358,13 @@ impl Front {
         }
     }
 
-    /// The envelope of a counted tombstone is gone.
-    pub(crate) fn tombstone_gone(&self) {
+    /// The envelope of a counted tombstone is gone. True if that has woken the dispatcher.
+    pub(crate) fn tombstone_gone(&self) -> bool {
         // Release: who sees none sees what was told before the last was buried.
         let before = self.tombstones.fetch_sub(1, Ordering::Release);
         debug_assert!(before > 0, "more tombstones gone than there were");
-        if before == 1 {
-            // They were in the way of a judgement about who waits.
-            self.ask_for_review_if_it_matters();
-        }
+        // They were in the way of a judgement about who waits.
+        before == 1 && self.ask_for_review_if_it_matters()
     }
 
     /// Whether withdrawn commands sit in the shard's queues.
@@ -402,10 +399,11 @@ impl Front {
         self.attention.store(true, Ordering::SeqCst);
     }
 
-    fn order(&self, order: u8) {
+    /// True if that has woken the dispatcher.
+    fn order(&self, order: u8) -> bool {
         // Release: who acts on the order sees what led to it.
         self.orders.fetch_or(order, Ordering::Release);
-        self.wake();
+        self.wake()
     }
 
     #[inline]
@@ -506,7 +504,7 @@ impl Front {
     pub(crate) fn is_calm(&self) -> bool {
         self.word() & (CLOSED | WAITING) == 0
             && self.orders.load(Ordering::Acquire) == 0
-            && self.abandoned() <= LOBBY_SLACK
+            && self.abandoned() == 0
     }
 
     /// Nobody waits any more: room that is given back need not be told, unless that has changed.
@@ -531,9 +529,9 @@ impl Front {
         waiting(self.word()) != 0
     }
 
-    /// Whether there may be something in the lobby's channel: somebody waits, or enough gave up.
+    /// Whether there may be something in the lobby's channel: somebody waits, or gave up.
     pub(crate) fn has_lobby(&self) -> bool {
-        self.has_waiting() || self.abandoned() > LOBBY_SLACK
+        self.has_waiting() || self.abandoned() > 0
     }
 
     /// Whether a waiting submission could be granted room.
@@ -681,6 +679,20 @@ mod tests {
     }
 
     #[test]
+    fn g17_the_last_to_give_up_waiting_wakes_the_dispatcher() {
+        let front = Front::new(1, 1);
+        assert_eq!(front.try_enter(), Entry::Accepted);
+        for _ in 0..2 {
+            assert_eq!(front.enter_or_wait(), Entry::Full);
+        }
+        let woken = asleep(&front);
+        front.stop_waiting();
+        assert!(!woken.get());
+        front.stop_waiting();
+        assert!(woken.get());
+    }
+
+    #[test]
     fn who_gives_up_waiting_wakes_nobody_before_the_lobby_holds_more_dead_than_alive() {
         let front = Front::new(1, 1);
         assert_eq!(front.try_enter(), Entry::Accepted);
@@ -698,7 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lobby_is_looked_at_while_somebody_waits_or_enough_gave_up() {
+    fn the_lobby_is_looked_at_while_somebody_waits_or_gave_up() {
         let front = Front::new(1, 1);
         assert_eq!(
             (front.try_enter(), front.has_waiting(), front.has_lobby()),
@@ -711,12 +723,9 @@ mod tests {
             assert!(front.has_waiting() && front.has_lobby() && !front.is_calm());
             front.stop_waiting();
         }
-        assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, false, true));
-        front.enter_or_wait();
-        front.stop_waiting();
         assert_eq!((front.has_waiting(), front.has_lobby(), front.is_calm()), (false, true, false));
         front.clear_abandoned(LOBBY_SLACK);
-        assert_eq!((front.abandoned(), front.has_lobby()), (1, false));
+        assert_eq!((front.abandoned(), front.has_lobby(), front.is_calm()), (0, false, true));
     }
 
     #[test]

@@ -32,6 +32,16 @@ impl IdleSet {
         self.words[worker / 64].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
+    /// Takes the worker out, if nobody has. Only for the worker itself.
+    #[inline]
+    pub(crate) fn leave(&self, worker: usize) {
+        // The load first: mostly who woke it has taken it out. A bit that is gone stays so, for nobody else puts it
+        // there. Acquire: as in `remove`.
+        if self.words[worker / 64].load(Ordering::Acquire) & (1 << (worker % 64)) != 0 {
+            self.remove(worker);
+        }
+    }
+
     /// Takes one worker out. Whoever gets it must wake it.
     pub(crate) fn pop(&self) -> Option<usize> {
         for (i, word) in self.words.iter().enumerate() {
@@ -60,9 +70,11 @@ mod tests {
     #[test]
     fn a_worker_is_taken_out_once_also_beyond_64() {
         let set = IdleSet::new(130);
-        for worker in [3, 64, 129] {
+        for worker in [3, 64, 65, 129] {
             set.insert(worker);
         }
+        set.leave(65);
+        set.leave(65);
         assert!(set.remove(64));
         assert!(!set.remove(64));
         assert_eq!((set.pop(), set.pop(), set.pop()), (Some(3), Some(129), None));

@@ -239,12 +239,21 @@ where
     ) -> Next<HandlerTypes<H>> {
         self.obey(pace, &mut body.turn);
         if body.state.is_none() {
-            self.discard_ended(&mut body.turn);
-            return if body.turn.is_empty() { Next::Over } else { Next::Load };
+            self.discard_ended(pace, &mut body.turn);
+        }
+        if body.turn.is_empty() {
+            return Next::Over;
+        }
+        if pace.woke {
+            // By what has gone just now.
+            return Next::Ended;
+        }
+        if body.state.is_none() {
+            return Next::Load;
         }
         let Some(envelope) = body.turn.pop_front() else { return Next::Over };
         if self.clock.has_passed(envelope.deadline()) {
-            envelope.end_unstarted(CommandError::Expired, Kind::Expired);
+            pace.woke |= envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             return Next::Ended;
         }
         let Some(claimed) = envelope.claim(&self.floor.front, self.worker, &mut pace.woke) else {
@@ -281,22 +290,24 @@ where
             return true;
         }
         pace.seen = orders;
-        let withdrawn = turn.take_withdrawn();
+        let mut withdrawn = turn.take_withdrawn();
         // A handler that waits has less behind it than it said. Told before the tombstones are buried: a
         // judgement counts on it only when there are none, and the last to go asks for another.
         front.board.set_behind(self.worker, turn.len());
-        drop(withdrawn);
+        while let Some(envelope) = withdrawn.pop_front() {
+            pace.woke |= envelope.discard();
+        }
         false
     }
 
     /// Ends what is at the front of a turn and must not start, so that no load is made for it.
-    fn discard_ended(&self, turn: &mut Turn<HandlerTypes<H>>) {
+    fn discard_ended(&self, pace: &mut Pace, turn: &mut Turn<HandlerTypes<H>>) {
         while let Some(first) = turn.front() {
             if !first.is_withdrawn() && !self.clock.has_passed(first.deadline()) {
                 return;
             }
             if let Some(envelope) = turn.pop_front() {
-                envelope.end_unstarted(CommandError::Expired, Kind::Expired);
+                pace.woke |= envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             }
         }
     }
@@ -371,7 +382,6 @@ where
             }
             return polled;
         }
-        pace.woke = false;
         // Register, then look: an order that comes after this look wakes the worker.
         self.floor.front.crew.register(self.worker, cx.waker());
         if self.obey(pace, turn) && is_load {
@@ -380,6 +390,7 @@ where
             }
             return Poll::Ready(Driven::Stopped);
         }
+        pace.woke = false;
         Poll::Pending
     }
 }

@@ -502,6 +502,32 @@ async fn g08_a_granted_submission_dropped_unpolled_runs(bed: Bed) {
 }
 
 #[test]
+fn g17_what_gave_up_waiting_is_forgotten_though_nobody_comes_after_it() {
+    for is_seen in [false, true] {
+        let mut shard = Shard::new(1, 1);
+        let door = Door::closed();
+        let ticket = shard.pool.try_submit(Job::at(0, &door)).unwrap();
+        shard.settle();
+        let queued = shard.submit(0);
+        shard.settle();
+        let (live, pool) = (Live::default(), shard.pool.clone());
+        let mut submission = Box::pin(pool.submit(Job::plain(0).counted(&live)));
+        assert!(poll_once(&mut submission, Waker::noop()).is_pending());
+        let asked = Flag::default();
+        if is_seen {
+            let mark = asked.clone();
+            shard.lull(move || mark.set());
+        }
+        drop(submission);
+        assert_eq!(asked.is_set(), is_seen);
+        shard.poll_dispatcher();
+        assert_eq!(live.count(), 0, "before the dispatcher looked: {}", !is_seen);
+        door.open();
+        shard.run_all([ticket, queued]);
+    }
+}
+
+#[test]
 fn g08_submissions_that_gave_up_waiting_are_forgotten_when_they_are_the_larger_part() {
     const WAITING: usize = 200;
     let mut shard = Shard::new(1, 1);

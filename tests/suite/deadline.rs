@@ -29,18 +29,18 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A clock that stands still until it is turned.
 #[derive(Clone)]
-struct Hands {
+pub(crate) struct Hands {
     start: Instant,
     seconds: Arc<AtomicU64>,
     reads: Arc<AtomicU64>,
 }
 
 impl Hands {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { start: Instant::now(), seconds: Arc::default(), reads: Arc::default() }
     }
 
-    fn turn(&self, seconds: u64) {
+    pub(crate) fn turn(&self, seconds: u64) {
         self.seconds.fetch_add(seconds, Ordering::SeqCst);
     }
 }

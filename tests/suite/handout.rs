@@ -1,11 +1,15 @@
 //! A free worker takes what is ready (G2), whatever the moment at which it became free.
 
-use crate::by_hand::Shard;
+use crate::by_hand::{ByHand, Shard};
+use crate::deadline::Hands;
 use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
-use crate::tools::{Job, Peek, Ticket, poll_once, pool};
+use crate::tools::{Job, Peek, Ticket, WithClock, poll_once, pool};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 suite!(g02_no_worker_sleeps_beside_an_aggregate_that_is_ready);
 
@@ -36,29 +40,65 @@ async fn g02_no_worker_sleeps_beside_an_aggregate_that_is_ready(bed: Bed) {
     }
 }
 
+type Waits = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Waiting = Vec<Waits>;
+
 /// One shard with one worker, polled by hand, and how many handlers were called.
 struct Counted {
     shard: Shard,
+    clock: Hands,
     calls: Arc<AtomicU64>,
 }
 
 impl Counted {
     fn new(depth: usize) -> Self {
-        Self { shard: Shard::new(1, depth), calls: Arc::default() }
+        let (executor, clock) = (ByHand::default(), Hands::new());
+        let pool = pool(WithClock(Arc::new(executor.clone()), clock.clone()), 1, 1, depth);
+        Self { shard: Shard::of(pool, &executor), clock, calls: Arc::default() }
     }
 
     /// A command whose handler counts.
-    fn submit(&self, id: u64) -> Ticket {
+    fn job(&self, id: u64) -> Job {
         let calls = Arc::clone(&self.calls);
-        let job = Job::new(id, move |_| async move { Ok(calls.fetch_add(1, Ordering::SeqCst)) });
-        self.shard.pool.try_submit(job).unwrap()
+        Job::new(id, move |_| async move { Ok(calls.fetch_add(1, Ordering::SeqCst)) })
+    }
+
+    fn submit(&self, id: u64) -> Ticket {
+        self.shard.pool.try_submit(self.job(id)).unwrap()
+    }
+
+    /// One that is late when its turn comes.
+    fn submit_late(&self, id: u64) {
+        let soon = self.shard.pool.within(Duration::from_secs(1));
+        drop(soon.try_submit(self.job(id)).unwrap());
+        self.clock.turn(1);
+    }
+
+    /// Fills the shard with commands of aggregate 1, which will be one turn, and has so many submissions
+    /// wait for room.
+    fn in_one_turn<R>(&mut self, waiting: usize, fill: impl FnOnce(&Self) -> R) -> (R, Waiting) {
+        let door = Door::closed();
+        drop(self.shard.pool.try_submit(Job::at(1, &door)).unwrap());
+        self.shard.settle();
+        let filled = fill(self);
+        let wait = |_| {
+            let pool = self.shard.pool.clone();
+            let mut waits: Waits = Box::pin(async move { drop(pool.submit(Job::plain(3)).await) });
+            assert!(poll_once(&mut waits, Waker::noop()).is_pending());
+            waits
+        };
+        let waiting = (0..waiting).map(wait).collect();
+        self.shard.poll_dispatcher();
+        door.open();
+        self.shard.workers.poll();
+        (filled, waiting)
     }
 
     /// The dispatcher sleeps, then the worker is polled and wakes it. A handler that it calls in the same
     /// poll, and that blocks its thread, could hold up the dispatcher: tokio keeps what a thread has woken
     /// last for that thread. `but` so many handlers that were due already.
     fn no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(
-        mut self,
+        &mut self,
         but: u64,
         begin: impl FnOnce(),
     ) {
@@ -95,24 +135,54 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_a_lane_lets_it_run_first() {
 
 #[test]
 fn g02_a_worker_that_wakes_the_dispatcher_by_room_lets_it_run_first() {
-    let (mut pool, door) = (Counted::new(2), Door::closed());
-    drop(pool.shard.pool.try_submit(Job::at(1, &door)).unwrap());
-    pool.shard.settle();
-    // For one turn.
-    drop((pool.submit(1), pool.submit(1)));
-    let handle = pool.shard.pool.clone();
-    let mut waits = Box::pin(handle.submit(Job::plain(3)));
-    assert!(poll_once(&mut waits, Waker::noop()).is_pending());
-    pool.shard.poll_dispatcher();
-    door.open();
-    pool.shard.workers.poll();
+    let mut pool = Counted::new(2);
+    let _waiting = pool.in_one_turn(1, |pool| drop((pool.submit(1), pool.submit(1))));
     // The command that starts is the one that gives the room back.
     pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(1, || ());
 }
 
 #[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_the_room_of_a_late_command_lets_it_run_first() {
+    let mut pool = Counted::new(2);
+    let _waiting = pool.in_one_turn(1, |pool| {
+        pool.submit_late(1);
+        drop(pool.submit(1));
+    });
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_the_last_tombstone_lets_it_run_first() {
+    let mut pool = Counted::new(4);
+    let (first, _waiting) = pool.in_one_turn(2, |pool| {
+        let first = pool.submit(1);
+        (0..3).for_each(|_| drop(pool.submit(1)));
+        first
+    });
+    // Its room goes to one of the two that wait; the other may have to be refused.
+    assert!(first.withdraw());
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_a_sweep_of_its_turn_lets_it_run_first() {
+    let mut pool = Counted::new(3);
+    let (second, _waiting) = pool.in_one_turn(3, |pool| {
+        pool.submit_late(1);
+        let second = pool.submit(1);
+        drop(pool.submit(1));
+        second
+    });
+    pool.shard.lull(|| ());
+    // It ends the late one, and lets others run; then the second is withdrawn, and is to be swept.
+    pool.shard.workers.poll();
+    assert!(second.withdraw());
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
+}
+
+#[test]
 fn g02_a_worker_that_wakes_the_dispatcher_by_room_in_the_ring_lets_it_run_first() {
-    let pool = Counted::new(1_000);
+    let mut pool = Counted::new(1_000);
     // More than the ring has room for.
     (0..300).for_each(|id| drop(pool.submit(id)));
     pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());

@@ -18,7 +18,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Poll, Wake, Waker};
 
 suite!(
     g09_a_send_to_the_own_aggregate_is_refused_and_gives_the_command_back,
@@ -1142,6 +1142,70 @@ fn g09_a_jam_that_a_lost_worker_has_closed_is_refused() {
     poll_all(&mut tasks);
     for (mut ticket, is_refused) in [(waits, 1), (sends, 0), (behind, 0)] {
         assert_eq!(output_of(&mut ticket, &pool), is_refused);
+    }
+}
+
+/// A shard that is polled as soon as one of its tasks is woken, in the middle of whatever wakes it. Between
+/// two rounds of polls something happens, once.
+struct AtOnce {
+    tasks: Mutex<Vec<Task>>,
+    between: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Wake for AtOnce {
+    fn wake(self: Arc<Self>) {
+        // One that is woken while it is polled is polled again below.
+        let Ok(mut tasks) = self.tasks.try_lock() else { return };
+        let waker = Waker::from(Arc::clone(&self));
+        let mut poll = || {
+            for _ in 0..10 {
+                for task in &mut *tasks {
+                    let _ = poll_once(task, &waker);
+                }
+            }
+        };
+        poll();
+        if let Some(between) = self.between.lock().unwrap().take() {
+            between();
+            poll();
+        }
+    }
+}
+
+/// A sends to X, whose command has run before A gets any further. The next command of X sends to A, and can:
+/// A waits for X no more.
+#[test]
+fn g09_a_wait_for_a_command_that_is_over_before_its_sender_goes_on_counts_no_more() {
+    let executor = ByHand::default();
+    let pool = pool(executor.clone(), 2, 1, 8);
+    let mut tasks = executor.tasks();
+    let (a, x) = (id_on(&pool, 0, &[]), id_on(&pool, 1, &[]));
+    let sends = |pool: Pool, id, to| {
+        let send = async move { Ok(u64::from(was_refused(pool.send(Job::plain(to)).await))) };
+        Job::new(id, |_| send)
+    };
+    let (next, handle) = (Arc::new(Mutex::new(None)), pool.clone());
+    let kept = Arc::clone(&next);
+    let between = move || {
+        let job = sends(handle.clone(), x, a);
+        *kept.lock().unwrap() = Some(handle.try_submit(job).unwrap());
+    };
+    let at_once = Arc::new(AtOnce {
+        tasks: Mutex::new(tasks.split_off(2)),
+        between: Mutex::new(Some(Box::new(between))),
+    });
+    let waker = Waker::from(Arc::clone(&at_once));
+    for task in at_once.tasks.lock().unwrap().iter_mut() {
+        assert!(poll_once(task, &waker).is_pending());
+    }
+    let first = pool.try_submit(sends(pool.clone(), a, x)).unwrap();
+    for _ in 0..10 {
+        poll_all(&mut tasks);
+        waker.wake_by_ref();
+    }
+    let second = next.lock().unwrap().take().expect("X has run in the middle of A's submission");
+    for mut ticket in [first, second] {
+        assert_eq!(output_of(&mut ticket, &pool), 0, "refused");
     }
 }
 
