@@ -26,8 +26,8 @@
 //! While runs find one command, as with few callers, a worker stands in for the dispatcher and goes on
 //! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
-//! up the task that the thread has woken last. For the same reason a worker that has woken the dispatcher,
-//! by a lane that comes back, by room for commands or in the ring, or by a tombstone that has gone, lets
+//! up the task that the thread has woken last. For the same reason a worker that has woken the dispatcher
+//! by its own hand, by a lane that comes back, by room for commands or in the ring, or by a tombstone that has gone, lets
 //! others run before it claims the next command.
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
@@ -310,7 +310,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         }
     }
 
-    /// Whether the lobby is to be cleared of submissions that gave up, if there are so many of them.
+    /// Whether the lobby is to be cleared of submissions that gave up, if there are so many of them: too many, or
+    /// nobody waits beside them.
     fn must_clear(&self, gave_up: u64) -> bool {
         gave_up > LOBBY_SLACK.max(self.lobby.len() as u64 / 2)
             || (gave_up > 0 && !self.shard.front.has_waiting())

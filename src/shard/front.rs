@@ -97,7 +97,7 @@ const CLOSED: u64 = 1 << 63;
 /// The largest queue depth: differences of two counts of 32 bits are to be told apart.
 pub(crate) const MAX_DEPTH: usize = (1 << 31) - 1;
 
-/// How many envelopes of abandoned submissions the lobby may hold before anybody minds.
+/// How many envelopes of abandoned submissions the lobby may hold before anybody minds, while somebody waits.
 pub(crate) const LOBBY_SLACK: u64 = 64;
 
 /// In how many counters room is given back at most: enough to keep workers apart, few enough to sum.
@@ -294,9 +294,11 @@ impl Front {
 
     /// A waiting submission gave up, and its cell says so.
     pub(crate) fn stop_waiting(&self) {
-        let word = self.hot.word.fetch_sub(WAITING_ONE, Ordering::Relaxed);
-        // Release: see `abandoned`.
+        // This first: one of the two counts tells of the envelope at any time. Release: see `abandoned`.
         let abandoned = self.abandoned.fetch_add(1, Ordering::Release) + 1;
+        // Release: a dispatcher that has read this, and so is not woken for the last, sees the count above in its
+        // last look.
+        let word = self.hot.word.fetch_sub(WAITING_ONE, Ordering::Release);
         // Envelopes of abandoned submissions go when there are more of them than of live ones, but for a few; and
         // with the last, for nothing else might make the dispatcher look, which may wait for that to end.
         if waiting(word) == 1 || abandoned > LOBBY_SLACK.max(waiting(word)) {

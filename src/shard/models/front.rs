@@ -79,6 +79,7 @@ fn g21_what_is_told_is_never_ahead_of_what_was_accepted() {
 /// What a dispatcher does with the front.
 struct Dispatcher {
     lobby: VecDeque<Sent<Model>>,
+    gave_up: u64,
     /// What it has taken, in the order in which it did.
     taken: Vec<Envelope<Model>>,
     /// How many of these it has no more.
@@ -89,7 +90,8 @@ struct Dispatcher {
 
 impl Dispatcher {
     fn new(shard: &Arc<Shard<Model>>) -> Self {
-        Self { shard: Arc::clone(shard), lobby: VecDeque::new(), taken: Vec::new(), ended: 0 }
+        let shard = Arc::clone(shard);
+        Self { shard, lobby: VecDeque::new(), gave_up: 0, taken: Vec::new(), ended: 0 }
     }
 
     /// Works until `is_over`, and sleeps while there is nothing to do.
@@ -100,6 +102,7 @@ impl Dispatcher {
             front.register(cx.waker());
             front.awake();
             let calm = self.is_calm();
+            self.gave_up = front.abandoned();
             if !calm && front.has_lobby() {
                 self.lobby.extend(std::iter::from_fn(|| shard.lobby.pop()));
             }
@@ -149,7 +152,12 @@ impl Dispatcher {
         (front.has_lobby() && !self.shard.lobby.is_empty())
             || front.has_orders()
             || (!self.lobby.is_empty() && (front.has_room() || front.is_closed()))
+            || self.must_clear(front.abandoned())
             || front.is_exhausted()
+    }
+
+    fn must_clear(&self, gave_up: u64) -> bool {
+        gave_up > 0 && !self.shard.front.has_waiting()
     }
 
     fn grant(&mut self) {
@@ -168,6 +176,10 @@ impl Dispatcher {
             } else {
                 envelope.refuse(Refusal::Closed);
             }
+        }
+        if self.must_clear(self.gave_up) {
+            front.clear_abandoned(self.gave_up);
+            self.lobby.retain(|sent| !sent.envelope.is_abandoned());
         }
     }
 
@@ -295,6 +307,34 @@ fn a_submission_that_gives_up_holds_up_no_drain() {
         });
         thread::spawn(move || closer.front.close());
         dispatcher.drain();
+    });
+}
+
+/// The dispatcher has seen somebody who waits, and gives room to that one while another comes and goes.
+#[test]
+fn a_submission_that_gives_up_while_the_last_other_is_granted_is_found() {
+    check(|| {
+        let (shard, mut dispatcher) = full();
+        let wait = |shard: &Shard<Model>| {
+            assert_eq!(shard.front.enter_or_wait(), Entry::Full);
+            let (cell, envelope) = Draft::new(To(1), None, &shard.front).waiting();
+            shard.push_waiting(0, envelope);
+            cell
+        };
+        let first = wait(&shard);
+        dispatcher.run(|this| this.lobby.len() == 1);
+        let caller = Arc::clone(&shard);
+        let second = wait(&shard);
+        thread::spawn(move || {
+            if second.abandon() {
+                caller.front.stop_waiting();
+            }
+        });
+        start_first(&mut dispatcher)();
+        dispatcher
+            .run(|this| this.taken.len() == 1 && this.lobby.is_empty() && shard.lobby.is_empty());
+        drop(first);
+        dispatcher.end();
     });
 }
 
