@@ -3,7 +3,8 @@
 use crate::by_hand::{ByHand, Shard};
 use crate::deadline::Hands;
 use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
-use crate::tools::{Job, Peek, Ticket, WithClock, poll_once, pool};
+use crate::tools::{Error, Job, Peek, Ticket, WithClock, poll_once, pool};
+use shardpool::Failure;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,8 +78,18 @@ impl Counted {
     /// Fills the shard with commands of aggregate 1, which will be one turn, and has so many submissions
     /// wait for room.
     fn in_one_turn<R>(&mut self, waiting: usize, fill: impl FnOnce(&Self) -> R) -> (R, Waiting) {
+        self.in_one_turn_after(Job::at, waiting, fill)
+    }
+
+    /// Behind a command that is over when its door opens.
+    fn in_one_turn_after<R>(
+        &mut self,
+        first: impl FnOnce(u64, &Door) -> Job,
+        waiting: usize,
+        fill: impl FnOnce(&Self) -> R,
+    ) -> (R, Waiting) {
         let door = Door::closed();
-        drop(self.shard.pool.try_submit(Job::at(1, &door)).unwrap());
+        drop(self.shard.pool.try_submit(first(1, &door)).unwrap());
         self.shard.settle();
         let filled = fill(self);
         let wait = |_| {
@@ -145,6 +156,23 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_room_lets_it_run_first() {
 fn g02_a_worker_that_wakes_the_dispatcher_by_the_room_of_a_late_command_lets_it_run_first() {
     let mut pool = Counted::new(2);
     let _waiting = pool.in_one_turn(1, |pool| {
+        pool.submit_late(1);
+        drop(pool.submit(1));
+    });
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
+}
+
+#[test]
+fn g02_a_worker_that_wakes_the_dispatcher_by_a_late_command_before_a_load_lets_it_run_first() {
+    let mut pool = Counted::new(2);
+    let fails = |id, door: &Door| {
+        let door = door.clone();
+        Job::new(id, |_| async move {
+            door.pass().await;
+            Err(Failure::Failed(Error("the state is forgotten")))
+        })
+    };
+    let _waiting = pool.in_one_turn_after(fails, 1, |pool| {
         pool.submit_late(1);
         drop(pool.submit(1));
     });
