@@ -524,6 +524,11 @@ fn g17_what_gave_up_waiting_is_forgotten_though_nobody_comes_after_it() {
         assert_eq!(live.count(), 0, "before the dispatcher looked: {}", !is_seen);
         door.open();
         shard.run_all([ticket, queued]);
+        // Nor is it counted any more: the shard is calm, so a worker stands in.
+        shard.lull(|| ());
+        let alone = shard.submit(0);
+        shard.workers.poll();
+        assert!(alone.is_finished(), "before the dispatcher looked: {}", !is_seen);
     }
 }
 
