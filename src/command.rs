@@ -33,8 +33,9 @@ pub trait Command: Send + 'static {
     /// Names the aggregate that the command changes.
     ///
     /// The id is hashed once per command and cloned when the aggregate is met for the first time, or again after an
-    /// eviction; [`loader_fn`](crate::loader_fn) clones it for each load. For the detection of deadlocks submissions inside a handler clone it as well, and a wait inside
-    /// a handler clones the id of the handler's own aggregate: if that panics, the wait is refused.
+    /// eviction; [`loader_fn`](crate::loader_fn) clones it for each load. For the detection of deadlocks submissions
+    /// inside a handler clone it as well, and a wait inside a handler clones the id of the handler's own aggregate: if
+    /// that panics, the wait is refused.
     type AggregateId: Eq + Hash + Clone + Send + Sync + 'static;
 
     /// The aggregate of this command. It must be the same at each call.
