@@ -4,9 +4,8 @@ use crate::by_hand::{ByHand, Shard};
 use crate::deadline::Hands;
 use crate::harness::{Bed, Door, load, suite, until, yield_at_random};
 use crate::tools::{Error, Job, Peek, Ticket, WithClock, poll_once, pool};
+use futures::future::BoxFuture;
 use shardpool::Failure;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -41,9 +40,6 @@ async fn g02_no_worker_sleeps_beside_an_aggregate_that_is_ready(bed: Bed) {
     }
 }
 
-type Waits = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Waiting = Vec<Waits>;
-
 /// One shard with one worker, polled by hand, and how many handlers were called.
 struct Counted {
     shard: Shard,
@@ -68,16 +64,21 @@ impl Counted {
         self.shard.pool.try_submit(self.job(id)).unwrap()
     }
 
-    /// One that is late when its turn comes.
-    fn submit_late(&self, id: u64) {
+    /// One that is late when its turn comes, and another behind it, for aggregate 1.
+    fn submit_behind_a_late_one(&self) -> Ticket {
         let soon = self.shard.pool.within(Duration::from_secs(1));
-        drop(soon.try_submit(self.job(id)).unwrap());
+        drop(soon.try_submit(self.job(1)).unwrap());
         self.clock.turn(1);
+        self.submit(1)
     }
 
     /// Fills the shard with commands of aggregate 1, which will be one turn, and has so many submissions
-    /// wait for room.
-    fn in_one_turn<R>(&mut self, waiting: usize, fill: impl FnOnce(&Self) -> R) -> (R, Waiting) {
+    /// wait for room, which go on to do so while they are kept.
+    fn in_one_turn<R>(
+        &mut self,
+        waiting: usize,
+        fill: impl FnOnce(&Self) -> R,
+    ) -> (R, Vec<BoxFuture<'static, ()>>) {
         self.in_one_turn_after(Job::at, waiting, fill)
     }
 
@@ -87,14 +88,15 @@ impl Counted {
         first: impl FnOnce(u64, &Door) -> Job,
         waiting: usize,
         fill: impl FnOnce(&Self) -> R,
-    ) -> (R, Waiting) {
+    ) -> (R, Vec<BoxFuture<'static, ()>>) {
         let door = Door::closed();
         drop(self.shard.pool.try_submit(first(1, &door)).unwrap());
         self.shard.settle();
         let filled = fill(self);
         let wait = |_| {
             let pool = self.shard.pool.clone();
-            let mut waits: Waits = Box::pin(async move { drop(pool.submit(Job::plain(3)).await) });
+            let mut waits: BoxFuture<'_, _> =
+                Box::pin(async move { drop(pool.submit(Job::plain(3)).await) });
             assert!(poll_once(&mut waits, Waker::noop()).is_pending());
             waits
         };
@@ -155,10 +157,7 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_room_lets_it_run_first() {
 #[test]
 fn g02_a_worker_that_wakes_the_dispatcher_by_the_room_of_a_late_command_lets_it_run_first() {
     let mut pool = Counted::new(2);
-    let _waiting = pool.in_one_turn(1, |pool| {
-        pool.submit_late(1);
-        drop(pool.submit(1));
-    });
+    let _kept = pool.in_one_turn(1, Counted::submit_behind_a_late_one);
     pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
 }
 
@@ -172,10 +171,7 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_a_late_command_before_a_load_lets_i
             Err(Failure::Failed(Error("the state is forgotten")))
         })
     };
-    let _waiting = pool.in_one_turn_after(fails, 1, |pool| {
-        pool.submit_late(1);
-        drop(pool.submit(1));
-    });
+    let _kept = pool.in_one_turn_after(fails, 1, Counted::submit_behind_a_late_one);
     pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
 }
 
@@ -196,8 +192,7 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_the_last_tombstone_lets_it_run_firs
 fn g02_a_worker_that_wakes_the_dispatcher_by_a_sweep_of_its_turn_lets_it_run_first() {
     let mut pool = Counted::new(3);
     let (second, _waiting) = pool.in_one_turn(3, |pool| {
-        pool.submit_late(1);
-        let second = pool.submit(1);
+        let second = pool.submit_behind_a_late_one();
         drop(pool.submit(1));
         second
     });

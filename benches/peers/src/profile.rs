@@ -153,18 +153,20 @@ impl Profile {
 
         let mut child = Child::start(entry, workload, steps_per_us)?;
         child.run()?; // warm
-        let perf = Command::new("perf")
+        let recorder = Command::new("perf")
             .args(["record", "--quiet", "--event", "cpu-clock", "--freq", &HERTZ.to_string()])
             .args(["--pid", &child.id().to_string(), "--output"])
             .arg(&samples)
             .args(["--", "sleep", &seconds.to_string()])
             .spawn()
             .map_err(|error| format!("`perf record` can't be started: {error}"))?;
-        let mut perf = Recording { perf, samples: &samples };
+        let mut recording = Recording { recorder, samples: &samples };
         let mut rates = Vec::new();
         let ended = loop {
             rates.push(child.run()?.commands_per_s());
-            if let Some(status) = perf.perf.try_wait().map_err(|error| error.to_string())? {
+            if let Some(status) =
+                recording.recorder.try_wait().map_err(|error| error.to_string())?
+            {
                 break status;
             }
         };
@@ -179,7 +181,7 @@ impl Profile {
             .arg(&samples)
             .output()
             .map_err(|error| format!("`perf script` can't be started: {error}"))?;
-        drop(perf);
+        drop(recording);
         if !script.status.success() {
             let said = String::from_utf8_lossy(&script.stderr);
             return Err(format!("`perf script` failed: {}: {}", script.status, said.trim()));
@@ -215,15 +217,15 @@ impl Profile {
 
 /// Samples that are being taken, or that are still to be read.
 struct Recording<'a> {
-    perf: process::Child,
+    recorder: process::Child,
     samples: &'a Path,
 }
 
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
         // It has ended, unless something went wrong; then nobody is left to be told of more.
-        let _ = self.perf.kill();
-        let _ = self.perf.wait();
+        let _ = self.recorder.kill();
+        let _ = self.recorder.wait();
         let _ = fs::remove_file(self.samples);
     }
 }
