@@ -250,6 +250,8 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
         self.lanes += 1;
         let lane = Seat::new(id, self.lanes, hash);
         self.schedule.insert(lane);
+        let lanes = self.schedule.lanes().map(|(hash, lane)| (hash, lane.address()));
+        self.shard.hints.note(hash, lane.address(), lanes);
         // Before a worker can answer a command, its aggregate is counted.
         self.tell();
         Ok(lane)

@@ -162,6 +162,11 @@ impl<T: Types, S> Seat<T, S> {
         unsafe { self.0.as_ref() }
     }
 
+    /// For a hint to the processor.
+    pub(crate) fn address(&self) -> *const () {
+        self.0.as_ptr().cast_const().cast()
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.lane().number
     }

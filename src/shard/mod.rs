@@ -15,6 +15,7 @@ mod dispatcher;
 mod duty;
 mod floor;
 pub(crate) mod front;
+mod hints;
 mod idle;
 mod lane;
 #[cfg(all(test, shardpool_loom))]
@@ -33,6 +34,7 @@ use crate::types::{HandlerTypes, IdOf, Types};
 use dispatcher::Dispatcher;
 use duty::Duty;
 use front::Front;
+use hints::Hints;
 
 pub(crate) use dispatcher::Hook;
 
@@ -40,6 +42,7 @@ pub(crate) use dispatcher::Hook;
 pub(crate) struct Shard<T: Types> {
     commands: Channel<T>,
     lobby: Channel<T>,
+    hints: Hints,
     // Last: envelopes that are dropped with the channels still need it.
     pub(crate) front: Arc<Front>,
 }
@@ -86,7 +89,7 @@ impl<T: Types> Channel<T> {
 
 impl<T: Types> Shard<T> {
     pub(crate) fn new(front: Arc<Front>) -> Self {
-        Self { commands: Channel::new(), lobby: Channel::new(), front }
+        Self { commands: Channel::new(), lobby: Channel::new(), hints: Hints::default(), front }
     }
 
     /// Hands an accepted command to the dispatcher.
@@ -94,6 +97,7 @@ impl<T: Types> Shard<T> {
     pub(crate) fn push_accepted(&self, hash: u64, envelope: Envelope<T>) {
         self.commands.push(hash, envelope);
         if self.front.is_away() {
+            self.hints.prefetch(hash);
             self.look_again(Front::wake_after_push);
         }
     }

@@ -151,6 +151,11 @@ impl<P: Place> Schedule<P> {
         self.lanes.len()
     }
 
+    /// All lanes, with their hashes.
+    pub(crate) fn lanes(&self) -> impl ExactSizeIterator<Item = (u64, P)> {
+        self.lanes.iter().copied()
+    }
+
     /// The lane of an aggregate. Calls the id's `Eq`, which may panic: nothing has changed then.
     #[inline]
     pub(crate) fn find(&self, hash: u64, id: &P::Id) -> Option<P> {
