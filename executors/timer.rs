@@ -12,7 +12,7 @@
 //! So no wake-up is lost: either the sleeper sees `rung`, or its waker is there to be taken.
 
 use super::Task;
-use crate::contain::{contain, drop_contained};
+use crate::waker_cell::WakerCell;
 use flume::TryRecvError;
 use std::collections::BinaryHeap;
 use std::future::Future;
@@ -54,8 +54,8 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        // The timer keeps the alarm until its time: not what the waker holds.
-        drop_contained(self.alarm.waker.take());
+        // The timer keeps the alarm until its time.
+        self.alarm.waker.clear();
     }
 }
 
@@ -63,7 +63,7 @@ impl Drop for Sleep {
 #[derive(Default)]
 struct Alarm {
     rung: AtomicBool,
-    waker: atomic_waker::AtomicWaker,
+    waker: WakerCell,
 }
 
 /// The process's timer thread, started at the first sleep.
@@ -137,8 +137,7 @@ impl Alarm {
     fn ring(&self) {
         // Release: who sees it rung sees all that came before.
         self.rung.store(true, Ordering::Release);
-        // A waker that panics must not take the timer down.
-        let _ = contain(|| self.waker.wake());
+        self.waker.wake();
     }
 }
 
@@ -165,5 +164,26 @@ impl PartialOrd for Pending {
 impl Ord for Pending {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         other.at.cmp(&self.at)
+    }
+}
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+    use crate::contain::contain;
+    use crate::park::tests::{Woken, loath};
+    use std::task::Waker;
+
+    #[test]
+    fn g07_a_waker_that_panics_as_it_is_cloned_costs_a_sleep_no_wake_up() {
+        // Without the timer: this rings itself.
+        let mut sleep = Sleep { at: Instant::now(), alarm: Arc::default(), set: true };
+        let (alarm, woken) = (Arc::clone(&sleep.alarm), Arc::new(Woken::default()));
+        let mut poll = |waker: &Waker| Pin::new(&mut sleep).poll(&mut Context::from_waker(waker));
+        contain(|| poll(&loath())).unwrap_err();
+        assert!(poll(&Waker::from(Arc::clone(&woken))).is_pending());
+        alarm.ring();
+        assert!(woken.get());
+        assert!(poll(Waker::noop()).is_ready());
     }
 }

@@ -58,15 +58,14 @@
 
 use crate::block;
 use crate::command::{Command, Context as HandlerContext, Receipt};
-use crate::contain::{contain, drop_contained, register_contained};
+use crate::contain::{contain, drop_contained};
 use crate::error::CommandError;
 use crate::prefetch::prefetch;
 use crate::shard::front::Front;
 use crate::stats::Kind;
-use crate::sync::{
-    Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicWaker, Ordering, UnsafeCell, fence,
-};
+use crate::sync::{Arc, AtomicU8, AtomicU32, AtomicU64, Ordering, UnsafeCell, fence};
 use crate::types::{Types, TypesOf};
+use crate::waker_cell::WakerCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -199,28 +198,7 @@ pub(crate) struct Cell<T: Types> {
 struct Extra {
     deadline: Option<Instant>,
     /// Of a submission that waits, or has waited, for room.
-    lobby: Option<Box<Lobby>>,
-}
-
-/// Where a submission that waits for room leaves its waker.
-#[derive(Default)]
-struct Lobby {
-    waker: AtomicWaker,
-    /// Set while the caller registers a waker. One that panics as it is cloned leaves the cell for wakers of no use
-    /// for ever, and this set.
-    registers: AtomicBool,
-}
-
-impl Lobby {
-    /// Only for the caller side. With a cell of no use the waker is called at once: its task looks again and again.
-    fn register(&self, waker: &Waker) {
-        // Relaxed, here and below: for one side alone.
-        if self.registers.swap(true, Ordering::Relaxed) {
-            return waker.wake_by_ref();
-        }
-        register_contained(&self.waker, waker);
-        self.registers.store(false, Ordering::Relaxed);
-    }
+    lobby: Option<Box<WakerCell>>,
 }
 
 // SAFETY: the table above gives `slot`, `next` and `waker` one writer at a time, and the handovers
@@ -637,14 +615,13 @@ impl<T: Types> Cell<T> {
         })
     }
 
-    fn lobby(&self) -> Option<&Lobby> {
+    fn lobby(&self) -> Option<&WakerCell> {
         self.extra()?.lobby.as_deref()
     }
 
     fn wake_lobby(&self) {
         if let Some(lobby) = self.lobby() {
-            // A waker is user code too.
-            let _ = contain(|| lobby.waker.wake());
+            lobby.wake();
         }
     }
 
@@ -682,8 +659,8 @@ impl<T: Types> Cell<T> {
         };
         let given_up = give_up(state::WAITING) || give_up(state::DENIED);
         if let (true, Some(lobby)) = (given_up, self.lobby()) {
-            // The envelope may stay for a while: not what the waker holds.
-            drop_contained(lobby.waker.take());
+            // The envelope may stay for a while.
+            lobby.clear();
         }
         given_up
     }

@@ -1,9 +1,7 @@
 //! User code that panics goes no further than here (G7).
 
-use crate::sync::AtomicWaker;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::Waker;
 
 /// The message of a caught panic.
 #[derive(Debug)]
@@ -24,13 +22,6 @@ pub(crate) fn drop_contained<T>(value: T) {
         // The panic is one of a value that nobody waits for any more: there is no one to tell.
         let _ = contain(|| drop(value));
     }
-}
-
-/// Registers a user's waker. What it replaces is dropped before: a destructor that panics in the middle of a
-/// registration would leave the cell without wake-ups for ever.
-pub(crate) fn register_contained(cell: &AtomicWaker, waker: &Waker) {
-    drop_contained(cell.take());
-    cell.register(waker);
 }
 
 /// Holds a value of the user's in a future of the pool's, and drops it contained.

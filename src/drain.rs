@@ -7,7 +7,8 @@ use crate::lifecycle::Lifecycle;
 use crate::park::block_on;
 use crate::reentry::{self, Peers, Target, Watch};
 use crate::stats::Outcomes;
-use crate::sync::{Arc, AtomicWaker};
+use crate::sync::Arc;
+use crate::waker_cell::WakerCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -57,7 +58,7 @@ pub struct Drain {
     time: Option<Duration>,
     /// Made from `time` at the first poll, and when it goes off.
     timer: Option<(Task, Instant)>,
-    cell: Option<Arc<AtomicWaker>>,
+    cell: Option<Arc<WakerCell>>,
     watch: Watch,
 }
 
@@ -205,9 +206,9 @@ impl Future for Drain {
 
 impl Drop for Drain {
     fn drop(&mut self) {
-        // The pool keeps the cell until its end: not what the waker holds.
+        // The pool keeps the cell until its end.
         if let Some(cell) = &self.cell {
-            drop_contained(cell.take());
+            cell.clear();
         }
     }
 }

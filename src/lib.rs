@@ -145,6 +145,7 @@ mod sync;
 mod ticket;
 mod types;
 mod waits;
+mod waker_cell;
 
 pub use builder::Builder;
 pub use command::{

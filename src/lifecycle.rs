@@ -10,13 +10,14 @@
 //! A drain that registers also takes up to two cells off, and puts back those that are in use: the emptying
 //! may miss such a cell. So the drain looks at `alive` after that, and if it is zero empties `waiters` itself.
 
-use crate::contain::{contain, drop_contained, register_contained};
-use crate::sync::{Arc, AtomicUsize, AtomicWaker, Ordering, Receiver, Sender, unbounded};
+use crate::contain::drop_contained;
+use crate::sync::{Arc, AtomicUsize, Ordering, Receiver, Sender, unbounded};
+use crate::waker_cell::WakerCell;
 use std::task::Waker;
 
 pub(crate) struct Lifecycle {
     alive: AtomicUsize,
-    waiters: (Sender<Arc<AtomicWaker>>, Receiver<Arc<AtomicWaker>>),
+    waiters: (Sender<Arc<WakerCell>>, Receiver<Arc<WakerCell>>),
 }
 
 impl Lifecycle {
@@ -39,19 +40,18 @@ impl Lifecycle {
 
     /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
     /// call.
-    pub(crate) fn register(&self, cell: &mut Option<Arc<AtomicWaker>>, waker: &Waker) {
-        let is_new = cell.is_none();
-        // Not there meanwhile: one in which a waker has panicked as it was cloned is of no more use.
-        let registered = cell.take().unwrap_or_else(|| Arc::new(AtomicWaker::new()));
-        register_contained(&registered, waker);
-        if is_new {
-            self.forget_dropped();
-            self.add(Arc::clone(&registered));
+    pub(crate) fn register(&self, cell: &mut Option<Arc<WakerCell>>, waker: &Waker) {
+        if let Some(cell) = cell {
+            return cell.register(waker);
         }
-        *cell = Some(registered);
+        let new = Arc::new(WakerCell::default());
+        new.register(waker);
+        self.forget_dropped();
+        self.add(Arc::clone(&new));
+        *cell = Some(new);
     }
 
-    fn add(&self, cell: Arc<AtomicWaker>) {
+    fn add(&self, cell: Arc<WakerCell>) {
         // The receiver is in the same struct: it can't be gone.
         if self.waiters.0.try_send(cell).is_err() {
             debug_assert!(false, "flume refused a waiter");
@@ -77,7 +77,7 @@ impl Lifecycle {
 
     fn wake_all(&self) {
         while let Ok(cell) = self.waiters.1.try_recv() {
-            let _ = contain(|| cell.wake());
+            cell.wake();
         }
     }
 }
@@ -97,6 +97,7 @@ impl Drop for Alive {
 #[cfg(all(test, not(shardpool_loom)))]
 mod tests {
     use super::*;
+    use crate::contain::contain;
     use crate::park::tests::{Woken, loath};
 
     #[test]
@@ -114,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn g07_a_waker_that_panics_as_it_is_cloned_costs_the_next_no_wake_up() {
+    fn g07_a_waker_that_panics_as_it_is_cloned_costs_a_drain_no_wake_up() {
         let lifecycle = Lifecycle::new();
         let last = lifecycle.alive();
         let (woken, mut waits) = (Arc::new(Woken::default()), None);
-        lifecycle.register(&mut waits, Waker::noop());
         contain(|| lifecycle.register(&mut waits, &loath())).unwrap_err();
         lifecycle.register(&mut waits, &Waker::from(Arc::clone(&woken)));
+        assert!(!woken.get());
         drop(last);
         assert!(woken.get());
     }
