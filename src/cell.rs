@@ -790,48 +790,46 @@ impl<T: Types> Envelope<T> {
 
     /// Takes an accepted command out of the queue: it gives its room back to the shard's front, by the
     /// hand of this worker, and its outcome is owed. `None` for a withdrawn one, whose tombstone is gone
-    /// with this. `woke` becomes true if either has woken the dispatcher.
+    /// with this.
     #[inline]
-    pub(crate) fn claim(self, front: &Front, worker: usize, woke: &mut bool) -> Option<Claimed<T>> {
+    pub(crate) fn claim(self, front: &Front, worker: usize) -> Option<Claimed<T>> {
         let cell = self.into_cell();
         debug_assert!(std::ptr::eq(cell.front, front), "an envelope in the hands of another shard");
         match cell.exchange(state::QUEUED, state::CLAIMED, state::WATCHED) {
             Ok(_) => {
-                *woke |= front.give_room_back(worker);
+                front.give_room_back(worker);
                 Some(Claimed { cell: ManuallyDrop::new(cell), started: false })
             }
             Err(_) => {
-                *woke |= bury(cell);
+                bury(cell);
                 None
             }
         }
     }
 
-    /// Ends a command that has not started. True if that has woken the dispatcher.
-    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) -> bool {
+    /// Ends a command that has not started.
+    pub(crate) fn end_unstarted(self, error: CommandError<T::Error>, kind: Kind) {
         // SAFETY: this is the queue side, whose owner is on the stack below: it owns an `Arc<Front>`,
         // which outlives the envelope.
         let front = unsafe { &*self.cell().front };
-        let mut woke = false;
-        if let Some(claimed) = self.claim(front, 0, &mut woke) {
+        if let Some(claimed) = self.claim(front, 0) {
             claimed.end_unstarted(error, kind);
         }
-        woke
     }
 
-    /// Ends a command as aborted, unless it was withdrawn. True if that has woken the dispatcher.
-    pub(crate) fn discard(self) -> bool {
-        self.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted)
+    /// Ends a command as aborted, unless it was withdrawn.
+    pub(crate) fn discard(self) {
+        self.end_unstarted(CommandError::Aborted { started: false }, Kind::Aborted);
     }
 }
 
-/// Discards the envelope of a withdrawn or abandoned command. True if that has woken the dispatcher.
+/// Discards the envelope of a withdrawn or abandoned command.
 #[cold]
-fn bury<T: Types>(cell: Held<T>) -> bool {
+fn bury<T: Types>(cell: Held<T>) {
     let mut now = cell.state.load(Ordering::Acquire);
     if now == state::ABANDONED {
         // Never accepted: it has no room and no tombstone. The command goes with the cell.
-        return false;
+        return;
     }
     // SAFETY: this is the queue side, whose owner holds an `Arc<Front>`, so the count is at
     // least one, and the pointer came from `Arc::as_ptr`.
@@ -861,7 +859,7 @@ fn bury<T: Types>(cell: Held<T>) -> bool {
     match now {
         state::WITHDRAWN => front.tombstone_gone(),
         state::HELD => front.give_room_back(0),
-        state::WITHDRAWING => false,
+        state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }
 }
@@ -882,9 +880,7 @@ impl<T: Types> Drop for Envelope<T> {
                     bury(envelope.into_cell());
                 }
             }
-            _ => {
-                Envelope::new(cell).discard();
-            }
+            _ => Envelope::new(cell).discard(),
         }
     }
 }

@@ -59,7 +59,7 @@ fn commit(front: &Front, mut claimed: Claimed<Model>) {
 fn carry_out(front: &Arc<Front>, envelope: Envelope<Model>) -> impl FnOnce() + Send + 'static {
     let front = Arc::clone(front);
     move || {
-        if let Some(claimed) = envelope.claim(&front, 0, &mut false) {
+        if let Some(claimed) = envelope.claim(&front, 0) {
             commit(&front, claimed);
         }
     }

@@ -26,6 +26,7 @@
 
 use crate::contain::contain;
 use crate::shard::idle::IdleSet;
+use crate::shard::woken;
 use crate::sync::{AtomicBool, AtomicWaker, CachePadded, Ordering};
 use std::task::Waker;
 
@@ -115,6 +116,7 @@ impl Crew {
 
     /// False if the waker panics, which is user code too.
     fn wake(&self, worker: usize) -> bool {
+        woken::note();
         contain(|| self.wakers[worker].wake()).is_ok()
     }
 
@@ -122,5 +124,18 @@ impl Crew {
         for worker in 0..self.wakers.len() {
             self.wake(worker);
         }
+    }
+}
+
+#[cfg(all(test, not(shardpool_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g02_a_poll_that_wakes_a_worker_knows_it() {
+        let crew = Crew::new(1);
+        crew.register(0, Waker::noop());
+        crew.list(0);
+        woken::scope(|| assert!(crew.wake_one() && woken::is_any()));
     }
 }

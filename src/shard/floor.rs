@@ -76,15 +76,13 @@ impl<T: Types, S> Floor<T, S> {
 
     // ---- workers ----
 
-    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set, `woke` that it
-    /// has woken the dispatcher in this poll; `stand_in` runs the dispatcher, and is true if it was left with
-    /// more to do.
+    /// Takes the next lane, or sleeps. `listed` is the worker's note that it is in the idle set; `stand_in`
+    /// runs the dispatcher, and is true if it was left with more to do.
     #[inline]
     pub(crate) fn poll_next(
         &self,
         worker: usize,
         listed: &mut bool,
-        woke: &mut bool,
         cx: &mut Context<'_>,
         mut stand_in: impl FnMut() -> bool,
     ) -> Poll<Option<Hold<T, S>>> {
@@ -95,10 +93,9 @@ impl<T: Types, S> Floor<T, S> {
             if crew.take_errand() && stand_in() {
                 // Others first: a handler that blocks its thread would hold up whom this run has woken.
                 cx.waker().wake_by_ref();
-                *woke = false;
                 return Poll::Pending;
             }
-            if let Some(hold) = self.take(woke) {
+            if let Some(hold) = self.take() {
                 return Poll::Ready(Some(hold));
             }
             if self.ended.load(Ordering::Acquire) {
@@ -109,7 +106,6 @@ impl<T: Types, S> Floor<T, S> {
             *listed = true;
             fence(Ordering::SeqCst);
             if self.ring.is_empty() && !self.ended.load(Ordering::Acquire) {
-                *woke = false;
                 return Poll::Pending;
             }
         }
@@ -122,19 +118,21 @@ impl<T: Types, S> Floor<T, S> {
         }
     }
 
-    fn take(&self, woke: &mut bool) -> Option<Hold<T, S>> {
+    fn take(&self) -> Option<Hold<T, S>> {
         let lane = self.ring.pop()?;
         full_order_for_loom();
         if self.more.load(Ordering::SeqCst) && self.is_half_empty() {
-            *woke |= self.front.wake();
+            self.front.wake();
         }
         // SAFETY: what is in the ring came from `Hold::into_raw`, and is popped once.
         Some(unsafe { Hold::from_raw(lane) })
     }
 
-    /// Lets a lane go. True if that has woken the dispatcher.
-    pub(crate) fn release(&self, hold: Hold<T, S>) -> bool {
-        hold.release(&self.returned) && self.front.wake()
+    /// Lets a lane go.
+    pub(crate) fn release(&self, hold: Hold<T, S>) {
+        if hold.release(&self.returned) {
+            self.front.wake();
+        }
     }
 
     /// What the dispatcher has ordered so far.

@@ -80,6 +80,7 @@ use crate::contain::contain;
 use crate::prefetch::ToWrite;
 use crate::reentry::Board;
 use crate::shard::crew::Crew;
+use crate::shard::woken;
 use crate::stats::{Kind, Outcomes, ShardStats, Tally};
 use crate::sync::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, AtomicWaker, CachePadded, Ordering,
@@ -307,9 +308,9 @@ impl Front {
     }
 
     /// A waiting submission was denied, or a handler has begun to wait that could have made room: the
-    /// dispatcher is to see whom it must refuse. True if that has woken it.
-    pub(crate) fn ask_for_review(&self) -> bool {
-        self.order(order::REVIEW)
+    /// dispatcher is to see whom it must refuse.
+    pub(crate) fn ask_for_review(&self) {
+        self.order(order::REVIEW);
     }
 
     /// Tombstones are in the way of a judgement about who waits.
@@ -318,22 +319,25 @@ impl Front {
     }
 
     /// As `ask_for_review`, if anybody waits, or all that is queued may have to end without a worker.
-    pub(crate) fn ask_for_review_if_it_matters(&self) -> bool {
-        (self.has_waiting() || self.workers_left() < self.workers()) && self.ask_for_review()
+    pub(crate) fn ask_for_review_if_it_matters(&self) {
+        if self.has_waiting() || self.workers_left() < self.workers() {
+            self.ask_for_review();
+        }
     }
 
     // ---- room ----
 
-    /// A queued command has started, or ended without a start. The worker is whoever does it, or any. True if
-    /// that has woken the dispatcher.
+    /// A queued command has started, or ended without a start. The worker is whoever does it, or any.
     #[inline]
-    pub(crate) fn give_room_back(&self, worker: usize) -> bool {
+    pub(crate) fn give_room_back(&self, worker: usize) {
         let counter = &self.posts[worker % COUNTERS].freed;
         // SeqCst: see the top.
         counter.fetch_add(1, Ordering::SeqCst);
         full_order_for_loom();
         // Somebody waits for the room, or the dispatcher for the last command.
-        self.attention.load(Ordering::SeqCst) && self.wake()
+        if self.attention.load(Ordering::SeqCst) {
+            self.wake();
+        }
     }
 
     /// A command was withdrawn: gives its room back, now or with its envelope.
@@ -360,13 +364,15 @@ impl Front {
         }
     }
 
-    /// The envelope of a counted tombstone is gone. True if that has woken the dispatcher.
-    pub(crate) fn tombstone_gone(&self) -> bool {
+    /// The envelope of a counted tombstone is gone.
+    pub(crate) fn tombstone_gone(&self) {
         // Release: who sees none sees what was told before the last was buried.
         let before = self.tombstones.fetch_sub(1, Ordering::Release);
         debug_assert!(before > 0, "more tombstones gone than there were");
         // They were in the way of a judgement about who waits.
-        before == 1 && self.ask_for_review_if_it_matters()
+        if before == 1 {
+            self.ask_for_review_if_it_matters();
+        }
     }
 
     /// Whether withdrawn commands sit in the shard's queues.
@@ -401,11 +407,10 @@ impl Front {
         self.attention.store(true, Ordering::SeqCst);
     }
 
-    /// True if that has woken the dispatcher.
-    fn order(&self, order: u8) -> bool {
+    fn order(&self, order: u8) {
         // Release: who acts on the order sees what led to it.
         self.orders.fetch_or(order, Ordering::Release);
-        self.wake()
+        self.wake();
     }
 
     #[inline]
@@ -461,14 +466,12 @@ impl Front {
         accepted(word) != taken as u32
     }
 
-    /// Wakes the dispatcher if it sleeps, after any change that it looks at. True if it slept.
-    pub(crate) fn wake(&self) -> bool {
+    /// Wakes the dispatcher if it sleeps, after any change that it looks at.
+    pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
-        let slept = self.rouse().is_some();
-        if slept {
+        if self.rouse().is_some() {
             self.summon();
         }
-        slept
     }
 
     /// Wakes the dispatcher if it sleeps, after a push on the command channel.
@@ -496,6 +499,7 @@ impl Front {
 
     /// Has the dispatcher's own task polled.
     pub(crate) fn summon(&self) {
+        woken::note();
         // A waker is user code too.
         let _ = contain(|| self.dispatcher.waker.wake());
     }

@@ -22,6 +22,7 @@ mod lane;
 mod models;
 mod ring;
 mod schedule;
+mod woken;
 mod worker;
 
 use crate::cell::Envelope;
@@ -107,9 +108,7 @@ impl<T: Types> Shard<T> {
         self.lobby.push(hash, envelope);
         // Not only by the channel does the dispatcher know of the lobby: it looks at the count of waiting
         // submissions first.
-        self.look_again(|front| {
-            front.wake();
-        });
+        self.look_again(Front::wake);
     }
 
     /// After a push: the dispatcher may sleep; or it may have gone before it, and then nobody else will
@@ -161,13 +160,8 @@ where
     let mut tasks: Vec<Task> = Vec::with_capacity(1 + shard.front.workers());
     tasks.push(Box::pin(dispatcher::Own::new(Arc::clone(&duty), &shard.front)));
     for worker in 0..shard.front.workers() {
-        tasks.push(Box::pin(worker::work(worker::Post::new(
-            Arc::clone(&floor),
-            Arc::clone(&duty),
-            index,
-            worker,
-            plan,
-        ))));
+        let post = worker::Post::new(Arc::clone(&floor), Arc::clone(&duty), index, worker, plan);
+        tasks.push(Box::pin(woken::Polls(worker::work(post))));
     }
     tasks
 }

@@ -13,6 +13,7 @@ use crate::shard::dispatcher::{By, Dispatcher};
 use crate::shard::duty::{Duty, Left};
 use crate::shard::floor::Floor;
 use crate::shard::lane::{Body, Hold};
+use crate::shard::woken;
 use crate::stats::{Kind, Tally};
 use crate::sync::Arc;
 use crate::types::{HandlerTypes, IdOf, Types};
@@ -44,8 +45,6 @@ struct Pace {
     run: u64,
     /// How many more commands it may carry out in this poll.
     budget: usize,
-    /// It has woken the dispatcher in this poll.
-    woke: bool,
 }
 
 impl Pace {
@@ -88,7 +87,7 @@ impl<H: CommandHandler, L> Post<H, L> {
                 shard,
                 worker,
             },
-            pace: Pace { seen: 0, run: 0, budget: BUDGET, woke: false },
+            pace: Pace { seen: 0, run: 0, budget: BUDGET },
             ended: false,
             _alive: plan.lifecycle.alive(),
         }
@@ -111,7 +110,7 @@ impl<H: CommandHandler, L> Drop for Post<H, L> {
     }
 }
 
-/// The worker's future.
+/// The worker's future; it is to be polled by `woken::Polls`.
 ///
 /// All that a command passes through on its way is in this one function: a second layer of async
 /// code costs as much as carrying out a command.
@@ -124,16 +123,15 @@ where
     let mut listed = false;
     while let Some(hold) = poll_fn(|cx| {
         let stand_in = || tools.stand_in();
-        tools.floor.poll_next(tools.worker, &mut listed, &mut pace.woke, cx, stand_in)
+        tools.floor.poll_next(tools.worker, &mut listed, cx, stand_in)
     })
     .await
     {
         let mut job = Job::new(hold, &tools.floor);
         let (at, body, half_done) = job.parts();
         while !body.turn.is_empty() {
-            if std::mem::take(&mut pace.woke) {
-                // A handler that blocks its thread would hold up the dispatcher: see `dispatcher.rs`. Before a
-                // command is claimed: from then on its room is another's, and it must start (G13).
+            if woken::is_any() {
+                // Before a command is claimed: from then on its room is another's, and it must start (G13).
                 yield_now().await;
             }
             match tools.next(pace, body) {
@@ -163,7 +161,7 @@ where
                 yield_now().await;
             }
         }
-        pace.woke |= job.finish();
+        job.finish();
     }
     post.ended = true;
 }
@@ -188,11 +186,10 @@ impl<'a, T: Types, S> Job<'a, T, S> {
         (At { id, lane }, body, &mut self.half_done)
     }
 
-    /// True if that has woken the dispatcher.
-    fn finish(self) -> bool {
+    fn finish(self) {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: the job is not dropped any more, so nobody takes its lane a second time.
-        this.floor.release(unsafe { ManuallyDrop::take(&mut this.hold) })
+        this.floor.release(unsafe { ManuallyDrop::take(&mut this.hold) });
     }
 }
 
@@ -239,12 +236,12 @@ where
     ) -> Next<HandlerTypes<H>> {
         self.obey(pace, &mut body.turn);
         if body.state.is_none() {
-            self.discard_ended(pace, &mut body.turn);
+            self.discard_ended(&mut body.turn);
         }
         if body.turn.is_empty() {
             return Next::Over;
         }
-        if pace.woke {
+        if woken::is_any() {
             // By what has gone just now.
             return Next::Ended;
         }
@@ -253,10 +250,10 @@ where
         }
         let Some(envelope) = body.turn.pop_front() else { return Next::Over };
         if self.clock.has_passed(envelope.deadline()) {
-            pace.woke |= envelope.end_unstarted(CommandError::Expired, Kind::Expired);
+            envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             return Next::Ended;
         }
-        let Some(claimed) = envelope.claim(&self.floor.front, self.worker, &mut pace.woke) else {
+        let Some(claimed) = envelope.claim(&self.floor.front, self.worker) else {
             return Next::Ended;
         };
         match body.version.checked_add(1) {
@@ -295,19 +292,19 @@ where
         // judgement counts on it only when there are none, and the last to go asks for another.
         front.board.set_behind(self.worker, turn.len());
         while let Some(envelope) = withdrawn.pop_front() {
-            pace.woke |= envelope.discard();
+            envelope.discard();
         }
         false
     }
 
     /// Ends what is at the front of a turn and must not start, so that no load is made for it.
-    fn discard_ended(&self, pace: &mut Pace, turn: &mut Turn<HandlerTypes<H>>) {
+    fn discard_ended(&self, turn: &mut Turn<HandlerTypes<H>>) {
         while let Some(first) = turn.front() {
             if !first.is_withdrawn() && !self.clock.has_passed(first.deadline()) {
                 return;
             }
             if let Some(envelope) = turn.pop_front() {
-                pace.woke |= envelope.end_unstarted(CommandError::Expired, Kind::Expired);
+                envelope.end_unstarted(CommandError::Expired, Kind::Expired);
             }
         }
     }
@@ -343,7 +340,7 @@ where
         };
         // The first that is still there: it may have been withdrawn during the load.
         while let Some(envelope) = body.turn.pop_front() {
-            if let Some(claimed) = envelope.claim(&self.floor.front, self.worker, &mut pace.woke) {
+            if let Some(claimed) = envelope.claim(&self.floor.front, self.worker) {
                 claimed.end_unstarted(error, kind);
                 return;
             }
@@ -390,7 +387,6 @@ where
             }
             return Poll::Ready(Driven::Stopped);
         }
-        pace.woke = false;
         Poll::Pending
     }
 }
@@ -577,7 +573,7 @@ mod tests {
 
     #[test]
     fn g18_a_worker_lets_others_have_the_thread_after_each_budget_of_commands() {
-        let mut pace = Pace { seen: 0, run: 0, budget: BUDGET, woke: false };
+        let mut pace = Pace { seen: 0, run: 0, budget: BUDGET };
         for n in 1..=3 * BUDGET {
             assert_eq!(pace.spend(), n % BUDGET == 0, "command {n}");
         }

@@ -210,3 +210,18 @@ fn g02_a_worker_that_wakes_the_dispatcher_by_room_in_the_ring_lets_it_run_first(
     (0..300).for_each(|id| drop(pool.submit(id)));
     pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
 }
+
+#[test]
+fn g02_a_worker_whose_handler_wakes_the_dispatcher_lets_it_run_first() {
+    let mut pool = Counted::new(8);
+    let _kept = pool.in_one_turn(0, |pool| {
+        let inside = pool.shard.pool.clone();
+        let submits = move |_| async move {
+            drop(inside.try_submit(Job::plain(2)).unwrap());
+            Ok(0)
+        };
+        drop(pool.shard.pool.try_submit(Job::new(1, submits)).unwrap());
+        drop(pool.submit(1));
+    });
+    pool.no_handler_is_called_in_the_poll_that_wakes_the_dispatcher(0, || ());
+}

@@ -29,7 +29,7 @@ fn worker(
         let nobody = || unreachable!("nobody sends a worker here");
         while most != Some(taken)
             && let Some(mut hold) =
-                block_on(poll_fn(|cx| floor.poll_next(number, &mut listed, &mut false, cx, nobody)))
+                block_on(poll_fn(|cx| floor.poll_next(number, &mut listed, cx, nobody)))
         {
             work(&mut hold);
             floor.release(hold);
@@ -89,7 +89,7 @@ impl Push {
     /// What a worker takes next; sent, it runs the dispatcher before.
     fn next(&self, floor: &Floor<Model, Lone>, listed: &mut bool) -> Option<Hold<Model, Lone>> {
         block_on(poll_fn(|cx| {
-            floor.poll_next(0, listed, &mut false, cx, || {
+            floor.poll_next(0, listed, cx, || {
                 self.run();
                 false
             })

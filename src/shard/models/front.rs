@@ -217,7 +217,7 @@ fn full() -> (Arc<Shard<Model>>, Dispatcher) {
 fn start_first(dispatcher: &mut Dispatcher) -> impl FnOnce() + Send + 'static {
     let (shard, envelope) = (Arc::clone(&dispatcher.shard), dispatcher.taken.remove(0));
     dispatcher.ended += 1;
-    move || drop(envelope.claim(&shard.front, 0, &mut false))
+    move || drop(envelope.claim(&shard.front, 0))
 }
 
 #[test]
