@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 /// awaited drain does not.
 ///
 /// **Handlers that block.** As everywhere on tokio, a handler that blocks its thread holds up what
-/// that thread has woken last, which no other thread can take over: the caller of the command before it, or
-/// what the handler itself has woken, be it a shard to which it has sent a command. (A worker that has woken
-/// another future of a pool's lets others run before it calls the next handler.) Wrap such work in `block_in_place` or `spawn_blocking`, or use [`Threads`](super::Threads).
+/// that thread has woken last, which no other thread can take over: what the handler itself has woken, be it a
+/// shard to which it has sent a command; a caller of the command before it; or, where submissions wait for room,
+/// the dispatcher for which the start of its command has made some. Wrap such work in `block_in_place` or
+/// `spawn_blocking`, or use [`Threads`](super::Threads).
 /// Blocking waits of the pool's inside a handler are always refused (G9).
 ///
 /// ```

@@ -41,6 +41,10 @@ impl Lifecycle {
     /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
     /// call.
     pub(crate) fn register(&self, cell: &mut Option<Arc<WakerCell>>, waker: &Waker) {
+        // A cell of no use stays in the list until it is tidied up, as that of a drain that was dropped.
+        if cell.as_ref().is_some_and(|cell| cell.is_spoiled()) {
+            *cell = None;
+        }
         if let Some(cell) = cell {
             return cell.register(waker);
         }
@@ -119,8 +123,10 @@ mod tests {
         let lifecycle = Lifecycle::new();
         let last = lifecycle.alive();
         let (woken, mut waits) = (Arc::new(Woken::default()), None);
-        contain(|| lifecycle.register(&mut waits, &loath())).unwrap_err();
-        lifecycle.register(&mut waits, &Waker::from(Arc::clone(&woken)));
+        for good in [Waker::noop().clone(), Waker::from(Arc::clone(&woken))] {
+            contain(|| lifecycle.register(&mut waits, &loath())).unwrap_err();
+            lifecycle.register(&mut waits, &good);
+        }
         assert!(!woken.get());
         drop(last);
         assert!(woken.get());

@@ -1,6 +1,9 @@
 //! Hints to the processor that memory will be used soon. Misses of many commands can then overlap,
 //! where without it each waits for the one before; or one overlaps with what is done meanwhile.
 
+/// Whether there is a way to ask.
+pub(crate) const CAN_ASK: bool = cfg!(all(target_arch = "x86_64", not(miri)));
+
 /// Asks for the line of the cache that a pointer points to. The pointer need not be valid.
 #[inline(always)]
 pub(crate) fn prefetch<T: ?Sized>(pointer: *const T) {

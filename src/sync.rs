@@ -2,7 +2,7 @@
 //!
 //! Every file of the core with a protocol on atomics takes its types from here, but for `park.rs`, so that
 //! the very code that ships is what the model checker runs. The adapters in `executors/` take the standard
-//! library's. The channel is flume's, or a queue behind a lock that loom can look into.
+//! library's, but for the timer's `WakerCell`. The channel is flume's, or a queue behind a lock that loom can look into.
 
 #[cfg(not(shardpool_loom))]
 mod imp {

@@ -1,9 +1,11 @@
-//! Whether a worker's poll has woken a future of a pool, so that others should run before the next handler does.
+//! Whether a worker's poll has had a dispatcher or a worker go on with its work, so that others should run before the
+//! next handler does.
 //!
 //! tokio keeps the task that a thread has woken last with that thread, where no other can take it. If that is a
 //! dispatcher or a worker, and the poll that woke it goes on to a handler that blocks its thread, then whatever needs
 //! it is held up (G2). So a worker looks here before it claims a command, whoever did the waking: the worker itself, a
-//! handler that it has polled, or a destructor of the user's.
+//! handler that it has polled, or a destructor of the user's. What this does not cover: the wakes after that look, for
+//! the room that the claim gives back, and by the handler itself before it blocks; and callers whose command has ended.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -39,9 +41,9 @@ impl<F: Future> Future for Polls<F> {
 /// A poll may be inside that of another, which then has woken whom this wakes.
 #[inline]
 pub(super) fn scope<R>(poll: impl FnOnce() -> R) -> R {
-    let outer = WOKEN.with(|woken| woken.replace(false));
+    let outer = WOKEN.try_with(|woken| woken.replace(false));
     let polled = poll();
-    if outer {
+    if outer == Ok(true) {
         note();
     }
     polled
@@ -49,13 +51,14 @@ pub(super) fn scope<R>(poll: impl FnOnce() -> R) -> R {
 
 /// This thread has woken a dispatcher or a worker.
 pub(crate) fn note() {
-    WOKEN.with(|woken| woken.set(true));
+    // A thread that is ending may have lost its note: then it polls no worker any more.
+    let _ = WOKEN.try_with(|woken| woken.set(true));
 }
 
 /// Whether this poll has woken any.
 #[inline]
 pub(crate) fn is_any() -> bool {
-    WOKEN.with(Cell::get)
+    WOKEN.try_with(Cell::get) == Ok(true)
 }
 
 #[cfg(all(test, not(shardpool_loom)))]

@@ -130,13 +130,10 @@ where
         let mut job = Job::new(hold, &tools.floor);
         let (at, body, half_done) = job.parts();
         while !body.turn.is_empty() {
-            if woken::is_any() {
-                // Before a command is claimed: from then on its room is another's, and it must start (G13).
-                yield_now().await;
-            }
             match tools.next(pace, body) {
                 Next::Over => break,
                 Next::Ended => {}
+                Next::Others => yield_now().await,
                 // Loaded or not, look at the turn again: it may have changed meanwhile, and a load
                 // that failed has ended the command that it was for.
                 Next::Load => tools.load(pace, at, body).await,
@@ -242,8 +239,8 @@ where
             return Next::Over;
         }
         if woken::is_any() {
-            // By what has gone just now.
-            return Next::Ended;
+            // Before a command is claimed: from then on its room is another's, and it must start (G13).
+            return Next::Others;
         }
         if body.state.is_none() {
             return Next::Load;
@@ -399,6 +396,8 @@ enum Next<T: Types> {
     Load,
     /// A command that ended without a start.
     Ended,
+    /// Nothing before others have run.
+    Others,
     /// A command, and the version that it makes when it commits.
     Command(Claimed<T>, u64),
 }
