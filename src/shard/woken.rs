@@ -43,7 +43,7 @@ impl<F: Future> Future for Polls<F> {
 pub(super) fn scope<R>(poll: impl FnOnce() -> R) -> R {
     let outer = WOKEN.try_with(|woken| woken.replace(false));
     let polled = poll();
-    if outer == Ok(true) {
+    if outer.unwrap_or(false) {
         note();
     }
     polled
@@ -58,7 +58,7 @@ pub(crate) fn note() {
 /// Whether this poll has woken any.
 #[inline]
 pub(crate) fn is_any() -> bool {
-    WOKEN.try_with(Cell::get) == Ok(true)
+    WOKEN.try_with(Cell::get).unwrap_or(false)
 }
 
 #[cfg(all(test, not(shardpool_loom)))]

@@ -133,7 +133,10 @@ where
             match tools.next(pace, body) {
                 Next::Over => break,
                 Next::Ended => {}
-                Next::Others => yield_now().await,
+                Next::Others => {
+                    yield_now().await;
+                    continue;
+                }
                 // Loaded or not, look at the turn again: it may have changed meanwhile, and a load
                 // that failed has ended the command that it was for.
                 Next::Load => tools.load(pace, at, body).await,
