@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 ///
 /// **Handlers that block.** As everywhere on tokio, a handler that blocks its thread holds up what
 /// that thread has woken last, which no other thread can take over: what the handler itself has woken, be it a
-/// shard to which it has sent a command; a caller of the command before it; or, where submissions wait for room,
-/// the dispatcher for which the start of its command has made some. Wrap such work in `block_in_place` or
+/// shard to which it has sent a command; a caller of the command before it; or, where submissions wait for room or
+/// intake is closed, the dispatcher, which the start of its command wakes. Wrap such work in `block_in_place` or
 /// `spawn_blocking`, or use [`Threads`](super::Threads).
 /// Blocking waits of the pool's inside a handler are always refused (G9).
 ///

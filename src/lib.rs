@@ -109,7 +109,7 @@
 //! The crate's own code has no lock and no spin loop: it shares state through atomics. Dispatchers, workers
 //! and callers that wait for room sleep on `AtomicWaker`; a caller that waits for an outcome leaves its
 //! waker in the command's cell. Commands travel through a flume channel, which has a short mutex inside;
-//! only its non-blocking calls are used. What is in a `OnceLock` (`src/shard/hints.rs`) only one party makes, so
+//! only its non-blocking calls are used. The `OnceLock` in `src/shard/hints.rs` is filled by one party alone, so
 //! nobody waits in it. The [`executors::Threads`] adapter parks its own threads. Not so
 //! the `sim` feature, which is for tests, and the start of one thread for the process, `shardpool-timer`, which
 //! is behind a `OnceLock`: it times drains with a deadline where the executor has no timer or its timer is

@@ -39,7 +39,7 @@ impl Lifecycle {
     }
 
     /// Registers a waiter; the caller must ask `is_over` after this. The cell is made at the first
-    /// call.
+    /// call, and anew if a waker has spoiled it.
     pub(crate) fn register(&self, cell: &mut Option<Arc<WakerCell>>, waker: &Waker) {
         // A cell of no use stays in the list until it is tidied up, as that of a drain that was dropped.
         if cell.as_ref().is_some_and(|cell| cell.is_spoiled()) {

@@ -18,8 +18,8 @@ use std::task::Waker;
 #[derive(Debug, Default)]
 pub(crate) struct WakerCell {
     waker: AtomicWaker,
-    /// Set during a registration. A waker that panics in the middle of it, as it is cloned, leaves the `AtomicWaker`
-    /// of no use for ever, and this set.
+    /// Set during a registration. A waker that panics in the middle of it leaves this set; as it is cloned, it leaves
+    /// the `AtomicWaker` of no use for ever as well.
     registers: AtomicBool,
 }
 

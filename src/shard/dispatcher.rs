@@ -27,7 +27,7 @@
 //! with that command: one wake for both. If there is more to do, the dispatcher's own task goes on, and the
 //! worker lets others run before it takes a lane: a handler may block its thread, and on tokio that holds
 //! up the task that the thread has woken last. For the same reason a worker in whose poll a dispatcher or a worker was
-//! given something to do lets others run before it claims the next command, be it by a handler (`woken.rs`).
+//! woken, be it by a handler, lets others run before it claims the next command (`woken.rs`).
 //!
 //! While runs find more, the more they find the less each costs. So the dispatcher's own task, when it is
 //! woken, first lets the others run, who may bring more.
