@@ -95,6 +95,18 @@ impl Push {
             })
         }))
     }
+
+    /// A worker that takes a lane, and has a handler that ends only when the dispatcher has run.
+    fn worker_in_need(&self, floor: &Arc<Floor<Model, Lone>>) -> JoinHandle<()> {
+        let (floor, push) = (Arc::clone(floor), self.clone());
+        thread::spawn(move || {
+            let mut listed = false;
+            let hold = push.next(&floor, &mut listed);
+            push.seen.park();
+            floor.unlist(0, &mut listed);
+            floor.release(hold.expect("there is a lane"));
+        })
+    }
 }
 
 fn leave(seats: &[Seat<Model, Lone>]) {
@@ -162,15 +174,7 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
         let (floor, (counted, _)) = (floor(1), Counted::new());
         let seat = lane(1, &counted);
         let push = Push::default();
-        let (worker, run) = (Arc::clone(&floor), push.clone());
-        let worker = thread::spawn(move || {
-            let mut listed = false;
-            let hold = run.next(&worker, &mut listed);
-            // A handler that ends only when the dispatcher has run.
-            run.seen.park();
-            worker.unlist(0, &mut listed);
-            worker.release(hold.expect("there is a lane"));
-        });
+        let worker = push.worker_in_need(&floor);
         // The dispatcher hands out a lane, and sleeps.
         hand_out(&floor, seat, false);
         push.make();
@@ -178,6 +182,31 @@ fn a_worker_that_is_to_stand_in_takes_no_lane_before() {
             // Its own task is polled.
             push.run();
         }
+        worker.join().unwrap();
+        leave(&[seat]);
+    });
+}
+
+#[test]
+fn a_worker_that_is_to_stand_in_takes_no_lane_before_whoever_wakes_it() {
+    check(|| {
+        let (floor, (counted, _)) = (floor(1), Counted::new());
+        let seat = lane(1, &counted);
+        let push = Push::default();
+        let worker = push.worker_in_need(&floor);
+        let other = Arc::clone(&floor);
+        let other = thread::spawn(move || {
+            other.offer(seat.hand_out(Default::default(), false));
+            fence(Ordering::SeqCst);
+            // As for an order: nobody is taken out of the idle set.
+            other.front.crew.wake_all();
+        });
+        push.make();
+        if !floor.front.crew.send_one() {
+            // The dispatcher's own task is polled.
+            push.run();
+        }
+        other.join().unwrap();
         worker.join().unwrap();
         leave(&[seat]);
     });
