@@ -144,7 +144,6 @@ mod submit;
 mod sync;
 mod ticket;
 mod types;
-mod waits;
 mod waker_cell;
 
 pub use builder::Builder;

@@ -1,8 +1,8 @@
 //! The boards on which handlers publish their waits.
 
 use crate::loom::check::check;
-use crate::reentry::tests::{as_handler, as_handler_at, command};
-use crate::reentry::{Peers, Verdict, Watch, has_worker};
+use crate::reentry::tests::{Verdict, as_handler, as_handler_at, command};
+use crate::reentry::{Peers, Watch, has_worker};
 use crate::shard::front::Front;
 use crate::sync::Arc;
 use loom::thread;

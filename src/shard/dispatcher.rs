@@ -321,7 +321,7 @@ impl<T: Types, S: Send> Dispatcher<T, S> {
     /// Everything queued is behind handlers that run. If none of those can end, since they wait for
     /// room here themselves or for each other, their submissions are refused (G9).
     fn refuse_jammed(&mut self) {
-        // Those wait that have settled before this, or ask for another judgement: see `reentry.rs`.
+        // Those wait that have settled before this, or ask for another judgement: see `reentry/mod.rs`.
         fence(Ordering::SeqCst);
         if self.shard.front.board.is_empty() {
             return;

@@ -251,7 +251,7 @@ impl<T: Types, S> Place for Seat<T, S> {
     }
 
     fn prefetch(&self) {
-        prefetch(self.0.as_ptr());
+        prefetch(self.address());
     }
 
     unsafe fn leave(self) {

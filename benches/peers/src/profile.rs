@@ -114,7 +114,8 @@ impl Part {
             | "src/shard/floor.rs" => Part::Dispatcher,
             "src/shard/lane.rs" | "src/shard/ring.rs" | "src/chain.rs" => Part::Lanes,
             "src/shard/worker.rs" => Part::Worker,
-            "src/cell.rs" | "src/ticket.rs" => Part::Outcome,
+            "src/ticket.rs" => Part::Outcome,
+            path if path.starts_with("src/cell/") => Part::Outcome,
             _ => Part::PoolElse,
         })
     }
