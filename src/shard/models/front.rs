@@ -220,6 +220,14 @@ fn start_first(dispatcher: &mut Dispatcher) -> impl FnOnce() + Send + 'static {
     move || drop(envelope.claim(&shard.front, 0))
 }
 
+/// Somebody has waited for room, and waits no more: at its next run the dispatcher has something to relax.
+fn no_longer_wait(dispatcher: &mut Dispatcher) {
+    assert_eq!(dispatcher.shard.front.enter_or_wait(), Entry::Full);
+    dispatcher.shard.front.stop_waiting();
+    // Clears away what was given up. While there is some, no run is calm.
+    dispatcher.run(|this| this.is_calm());
+}
+
 #[test]
 fn room_given_back_wakes_for_a_submission_that_waits() {
     check(|| {
@@ -235,9 +243,7 @@ fn room_given_back_wakes_for_a_submission_that_waits() {
 fn a_dispatcher_that_relaxes_misses_nobody_who_begins_to_wait() {
     check(|| {
         let (shard, mut dispatcher) = full();
-        // Somebody waited, and waits no more: there is something to relax.
-        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
-        shard.front.stop_waiting();
+        no_longer_wait(&mut dispatcher);
         thread::spawn(start_first(&mut dispatcher));
         thread::spawn(move || assert!(submit_or_wait(&shard)));
         dispatcher.run(|this| this.taken.len() == 1);
@@ -342,9 +348,7 @@ fn a_submission_that_gives_up_while_the_last_other_is_granted_is_found() {
 fn the_last_room_given_back_wakes_for_the_end() {
     check(|| {
         let (shard, mut dispatcher) = full();
-        // There is something to relax.
-        assert_eq!(shard.front.enter_or_wait(), Entry::Full);
-        shard.front.stop_waiting();
+        no_longer_wait(&mut dispatcher);
         thread::spawn(start_first(&mut dispatcher));
         thread::spawn(move || shard.front.close());
         dispatcher.drain();
