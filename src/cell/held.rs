@@ -3,7 +3,6 @@
 //! Who may touch what, and when, is at the top of `mod.rs`.
 
 use super::Cell;
-use super::probe::{Probe, Probed};
 use crate::block;
 use crate::command::Command;
 use crate::sync::{AtomicU32, Ordering, fence};
@@ -20,29 +19,8 @@ pub(crate) struct Held<T: Types>(pub(super) NonNull<Cell<T>>);
 unsafe impl<C: Command, O: Send, E: Send> Send for Held<TypesOf<C, O, E>> {}
 // SAFETY: as above.
 unsafe impl<C: Command, O: Send, E: Send> Sync for Held<TypesOf<C, O, E>> {}
+
 impl<T: Types> Held<T> {
-    /// A hold on the same cell that does not know its type.
-    pub(crate) fn probe(&self) -> Probed {
-        hold(&self.holders);
-        // SAFETY: counted just now.
-        unsafe { self.lend() }
-    }
-
-    /// As `probe`, not counted.
-    ///
-    /// # Safety
-    ///
-    /// What is returned is not dropped, and not used once `self` is gone.
-    pub(super) unsafe fn lend(&self) -> Probed {
-        let cell: NonNull<dyn Probe + '_> = self.0;
-        // SAFETY: the lifetime alone changes. Only a pool makes cells, and all that it carries is
-        // `'static`: `Builder::start` sees to that.
-        let cell =
-            unsafe { std::mem::transmute::<NonNull<dyn Probe + '_>, NonNull<dyn Probe>>(cell) };
-        // SAFETY: only a dropped `Probed` calls this, with the pointer that is in it.
-        Probed { cell, let_go: |cell| unsafe { let_go::<T>(cell.cast()) } }
-    }
-
     /// Tells one cell from another.
     pub(crate) fn address(&self) -> *const () {
         self.0.as_ptr().cast_const().cast()
@@ -79,7 +57,7 @@ pub(super) fn hold(holders: &AtomicU32) {
 ///
 /// The caller is a counted holder, and does not use the pointer any more.
 #[inline]
-unsafe fn let_go<T: Types>(cell: NonNull<Cell<T>>) {
+pub(super) unsafe fn let_go<T: Types>(cell: NonNull<Cell<T>>) {
     // SAFETY: it is held until here.
     let holders = unsafe { &(*cell.as_ptr()).holders };
     // The load first: mostly the other side has gone before, and nobody but a holder adds one. Acquire,

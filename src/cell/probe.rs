@@ -2,7 +2,7 @@
 //!
 //! Who may touch what, and when, is at the top of `mod.rs`.
 
-use super::held::hold;
+use super::held::{Held, hold, let_go};
 use super::{Cell, state};
 use crate::sync::{AtomicU32, Ordering};
 use crate::types::Types;
@@ -60,14 +60,38 @@ impl<T: Types> Probe for Cell<T> {
 
 /// A hold on a cell of any type.
 pub(crate) struct Probed {
-    pub(super) cell: NonNull<dyn Probe>,
-    pub(super) let_go: unsafe fn(NonNull<()>),
+    cell: NonNull<dyn Probe>,
+    let_go: unsafe fn(NonNull<()>),
 }
 
-// SAFETY: as above; every `Probe` is both.
+// SAFETY: as for `Held`; every `Probe` is both.
 unsafe impl Send for Probed {}
 // SAFETY: as above.
 unsafe impl Sync for Probed {}
+
+impl<T: Types> Held<T> {
+    /// A hold on the same cell that does not know its type.
+    pub(crate) fn probe(&self) -> Probed {
+        hold(&self.holders);
+        // SAFETY: counted just now.
+        unsafe { self.lend() }
+    }
+
+    /// As `probe`, not counted.
+    ///
+    /// # Safety
+    ///
+    /// What is returned is not dropped, and not used once `self` is gone.
+    pub(super) unsafe fn lend(&self) -> Probed {
+        let cell: NonNull<dyn Probe + '_> = self.0;
+        // SAFETY: the lifetime alone changes. Only a pool makes cells, and all that it carries is
+        // `'static`: `Builder::start` sees to that.
+        let cell =
+            unsafe { std::mem::transmute::<NonNull<dyn Probe + '_>, NonNull<dyn Probe>>(cell) };
+        // SAFETY: only a dropped `Probed` calls this, with the pointer that is in it.
+        Probed { cell, let_go: |cell| unsafe { let_go::<T>(cell.cast()) } }
+    }
+}
 
 impl Probed {
     /// As [`Held::address`].

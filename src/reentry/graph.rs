@@ -5,12 +5,23 @@
 use super::board::{Backlogs, Wait, Waiting};
 use super::frame::Frame;
 use super::target::Target;
-use super::watch::Verdict;
 use crate::cell::Stage;
 use crate::contain::contain;
 use crate::shard::front::Front;
 use crate::sync::{Arc, Ordering, fence};
 use std::ops::Range;
+
+/// Whether a wait may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It can end, or this is not inside a handler.
+    Fine,
+    /// It could never end.
+    Stuck,
+    /// The aggregate of the awaited command is not known yet, or it depends on waits that may yet be refused: have
+    /// it polled again.
+    Unknown,
+}
 
 /// A handler that waits.
 pub(super) struct Node {

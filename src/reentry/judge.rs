@@ -4,9 +4,8 @@
 
 use super::board::Backlogs;
 use super::frame::Frame;
-use super::graph::{By, Graph};
+use super::graph::{By, Graph, Verdict};
 use super::target::{Target, add_new};
-use super::watch::Verdict;
 use crate::cell::{Probed, Stage};
 use crate::shard::front::Front;
 use crate::sync::{Arc, Ordering, fence};

@@ -72,7 +72,7 @@ pub(crate) mod tests {
     use std::cell::Cell;
 
     #[cfg(shardpool_loom)]
-    pub(crate) use super::watch::Verdict;
+    pub(crate) use super::graph::Verdict;
 
     /// Acts as the handler of an aggregate of the first shard, which has the worker of the same number.
     pub(crate) fn as_handler<R>(peers: &Arc<Peers>, id: u8, act: impl FnOnce() -> R) -> R {

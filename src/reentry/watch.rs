@@ -4,6 +4,7 @@
 
 use super::board::{Guard, publish};
 use super::frame::{Key, in_handler, with_current};
+use super::graph::Verdict;
 use super::judge::{Judged, ask_for_reviews, can_end_anyway, judge};
 use super::target::{Origin, Target};
 use crate::command::Command;
@@ -11,18 +12,6 @@ use crate::contain::{Panic, contain};
 use crate::shard::front::Front;
 use crate::sync::{Arc, Ordering, fence};
 use std::task::Context;
-
-/// Whether a wait may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It can end, or this is not inside a handler.
-    Fine,
-    /// It could never end.
-    Stuck,
-    /// The aggregate of the awaited command is not known yet, or it depends on waits that may yet be refused: have
-    /// it polled again.
-    Unknown,
-}
 
 /// What a future of the pool's keeps for a wait: nothing, outside of handlers.
 #[derive(Default)]
