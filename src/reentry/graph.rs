@@ -1,6 +1,6 @@
 //! What bears on a wait, and what of it can end.
 //!
-//! Why no circle is missed and none invented, is at the top of `mod.rs`.
+//! Why no circle is missed, and none invented, is at the top of `mod.rs`.
 
 use super::board::{Backlogs, Wait, Waiting};
 use super::frame::Frame;

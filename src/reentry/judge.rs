@@ -1,6 +1,6 @@
 //! What is asked of the boards, and by whom.
 //!
-//! Why no circle is missed and none invented, is at the top of `mod.rs`.
+//! Why no circle is missed, and none invented, is at the top of `mod.rs`.
 
 use super::board::Backlogs;
 use super::frame::Frame;
