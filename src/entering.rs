@@ -227,7 +227,7 @@ impl<'p, T: Types> Entering<'p, T> {
         match shard.front.enter_or_wait() {
             Entry::Closed => return Err(SubmitError::Closed(draft.into_command())),
             Entry::Accepted => self.cell = Some(push(shard, hash, draft)),
-            Entry::Full => self.wait(shard, at, hash, draft, waits_for),
+            Entry::Full => self.wait(at, hash, draft, waits_for),
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl<'p, T: Types> Entering<'p, T> {
             }
             Entry::Full => {
                 let draft = Draft::new(route.command, self.deadline, front);
-                self.wait(shard, route.shard, route.hash, draft, waits_for);
+                self.wait(route.shard, route.hash, draft, waits_for);
             }
         }
         Ok(())
@@ -281,14 +281,8 @@ impl<'p, T: Types> Entering<'p, T> {
 
     /// Goes to the lobby, with a place among those who wait.
     #[cold]
-    fn wait(
-        &mut self,
-        shard: &Shard<T>,
-        at: usize,
-        hash: u64,
-        draft: Draft<T>,
-        waits_for: WaitsFor,
-    ) {
+    fn wait(&mut self, at: usize, hash: u64, draft: Draft<T>, waits_for: WaitsFor) {
+        let shard = self.pool.shard(at);
         let (cell, envelope) = draft.waiting();
         // Before the push: a dispatcher that finds no room will ever come looks for it.
         self.refine(&shard.front, waits_for, &cell);
