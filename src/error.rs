@@ -169,7 +169,7 @@ impl<E: Error + 'static> Error for CommandError<E> {
 pub enum SubmitError<C> {
     /// The pool drains, was aborted or dropped, or the shard lost one of its futures.
     Closed(C),
-    /// The deadline had passed when the command was submitted, or when room was granted.
+    /// The deadline had passed when the command was submitted, or when there would have been room.
     Expired(C),
     /// A submitter of one shard was given a command of another.
     WrongShard {

@@ -89,7 +89,8 @@
 //! * a handler that blocks its thread in such a wait holds on to what was withdrawn of the commands that its worker
 //!   has next; until it goes on, waits for room in its shard are not judged.
 //!
-//! Destructors count as no handler: what they block on is not judged. A handler may wait for thousands at once, as in a
+//! So do destructors that run in such a poll; those of what the pool drops itself (a state, a command that never
+//! started) count as no handler: what they block on is not judged. A handler may wait for thousands at once, as in a
 //! `join_all`. Only where the target's aggregate or all workers of its shard are in such waits themselves, where a shard is
 //! full, and for a drain, is a wait judged by all others.
 //!

@@ -39,7 +39,7 @@ pub struct Outcomes {
     pub rejected: u64,
     /// The handler returned [`Failure::Failed`](crate::Failure::Failed), or the loader an error.
     pub failed: u64,
-    /// User code panicked.
+    /// User code panicked, or the version had reached `u64::MAX`.
     pub panicked: u64,
     /// Withdrawn before the start.
     pub cancelled: u64,

@@ -178,6 +178,10 @@ impl<C: Command, O: Send, E: Send> Ticket<C, O, E> {
     ///
     /// The outcome, when it is not a commit; or `Deadlock`, which is not an outcome: the command
     /// stays accepted, and as the ticket is gone, nobody is told what becomes of it.
+    ///
+    /// # Panics
+    ///
+    /// If the ticket has been awaited to its end before, unless by a withdrawal.
     pub fn blocking_wait(mut self) -> Result<crate::Receipt<O>, CommandError<E>> {
         if !self.is_finished() {
             let Some(_blocked) = reentry::may_block() else { return Err(CommandError::Deadlock) };

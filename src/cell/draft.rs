@@ -12,7 +12,7 @@ use std::time::Instant;
 
 /// A cell that nobody shares yet: its command is on its way in. Dropped, it drops the command.
 ///
-/// Who submits to wait makes it before room is asked for: the word that tells is mostly on its way
+/// Who submits to wait, outside of handlers, makes it before room is asked for: the word that tells is mostly on its way
 /// from another core, and that time is for free.
 pub(crate) struct Draft<T: Types>(Held<T>);
 

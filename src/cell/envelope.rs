@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::time::Instant;
 
-/// The same, for the queue side to say.
+/// Why a waiting submission is not accepted, for the queue side to say: the caller gets a [`Refused`](super::Refused).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Closed,

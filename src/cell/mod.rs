@@ -20,7 +20,7 @@
 //! | `waker` | caller side | while the state has no `WATCHED` |
 //! | `waker` | both read | while the state has `WATCHED`; the caller may compare it a moment longer, see below |
 //! | `waker` | who replaced a state with `WATCHED` by one without | once: it owns the waker |
-//! | `extra.lobby` | a waiting submission registers, and takes its waker when it gives up; queue side wakes | before it is accepted |
+//! | `extra.lobby` | a waiting submission registers, and takes its waker when it gives up; queue side wakes | until it is decided, and right after |
 //! | `front`, `has_extra`, the rest of `extra` | everybody reads | never written while shared |
 //!
 //! A state hands over what the table says goes with it, so what sets one releases, and what reads one

@@ -1,4 +1,6 @@
 //! Which handler the code on a thread works for.
+//!
+//! Who may touch what is at the top of `mod.rs`.
 
 use crate::shard::front::Front;
 use crate::sync::{Arc, AtomicUsize};
@@ -22,7 +24,7 @@ impl<K: Eq + Clone + Send + Sync + 'static> Key for K {
     }
 }
 
-/// What all shards of a pool share for this.
+/// What all shards of a pool share for the judgement of waits.
 pub(crate) struct Peers {
     pub(crate) fronts: Box<[Arc<Front>]>,
     /// How many handlers block their thread in a wait of the pool's.

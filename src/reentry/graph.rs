@@ -67,7 +67,7 @@ pub(super) enum By {
     Handler,
     /// A dispatcher that has lost a worker. It counts settled waits alone.
     Bereft,
-    /// A dispatcher that has no room. It doesn't either, and counts reports.
+    /// A dispatcher that has no room. It counts settled waits alone as well, and reports.
     Jammed,
 }
 

@@ -41,7 +41,7 @@ pub(super) fn can_end_anyway(target: &Target) -> bool {
         && Graph::at(target).can_end(target, target.lane()) == Verdict::Fine
 }
 
-/// Asked by a dispatcher that has no room, nothing ready, no tombstones and somebody waiting: whether
+/// Asked by a dispatcher that has no room, nothing ready, nothing in the ring, no tombstones and somebody waiting: whether
 /// every queued command is behind a handler that can't end. If so, room will never come; the answer is
 /// the cells of what those handlers wait for: the submissions among them are to be refused.
 pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
@@ -66,7 +66,7 @@ pub(crate) fn jammed(front: &Arc<Front>, backlogs: Backlogs) -> Vec<*const ()> {
 /// Asked by a dispatcher that has lost a worker: whether one is left that is free, or busy with a
 /// handler that can end. A wait that was found able to end counted on the lost one, maybe.
 pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
-    // The loss first, then the look at who has settled: see `watch`.
+    // The loss first, then the look at who has settled: see `watch.rs`.
     fence(Ordering::SeqCst);
     let room = Target::Room { front: Arc::clone(front), cell: None };
     Graph::around(&room, By::Bereft).has_worker(front)
@@ -75,7 +75,7 @@ pub(crate) fn has_worker(front: &Arc<Front>) -> bool {
 /// Said by a dispatcher that has lost a worker, once: a shard may be jammed now that counted on that. Who begins to wait
 /// later sees the loss.
 pub(crate) fn tell_of_loss(front: &Arc<Front>) {
-    // The loss first, then the look at who has settled: see `watch`.
+    // The loss first, then the look at who has settled: see `watch.rs`.
     fence(Ordering::SeqCst);
     ask_for_reviews(&Target::Room { front: Arc::clone(front), cell: None });
 }

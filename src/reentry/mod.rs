@@ -27,8 +27,8 @@
 //! is by somebody whose fence comes later, who sees this wait settled, and who asks; or because the command comes to a
 //! lobby, and then its submitter asks.
 //!
-//! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready
-//! and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
+//! **A jam** is a circle that goes through full shards. A dispatcher that has no room, nothing ready,
+//! nothing in the ring and somebody waiting reports on its board how much waits behind each lane that is out, and judges by
 //! all reports. A dispatcher retracts its report before it makes any of it untrue (it hands a lane out,
 //! grants room, sweeps), and who judges looks last whether the reports that it counted on still stand.
 //! It goes on without those that don't. The handler that makes a jam complete, by a wait or by coming to a lobby, asks

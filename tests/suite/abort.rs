@@ -1,5 +1,6 @@
 //! Drain is bounded and repeatable; abort resolves at once what has not started (G16).
 
+use crate::by_hand::Shard;
 use crate::harness::{Bed, Door, On, Shared, load, run, suite, until, yield_at_random, yield_now};
 use crate::tools::{
     Crowd, Error, Flag, Job, Live, Peek, Pool, Script, Ticket, assert_quiet, id_on, poll_once, pool,
@@ -8,7 +9,7 @@ use shardpool::executors::{Clock, Executor, SpawnError, Task};
 use shardpool::{CommandError, Context, DrainError, Loaded, Outcomes, ShardPool, loader_fn};
 use std::iter::once;
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -469,4 +470,16 @@ fn g16_a_handler_that_blocks_its_thread_delays_its_own_turn_alone() {
             assert_eq!(end.await.unwrap().aborted, 80);
         }
     });
+}
+
+#[test]
+fn g16_a_worker_obeys_an_abort_that_the_dispatcher_has_not_passed_on() {
+    let mut shard = Shard::new(1, 8);
+    let mut ticket = shard.submit(0);
+    // Hands it out.
+    shard.poll_dispatcher();
+    drop(shard.pool.abort());
+    shard.workers.poll();
+    let aborted = Err(CommandError::Aborted { started: false });
+    assert_eq!(poll_once(&mut ticket, Waker::noop()), Poll::Ready(aborted));
 }
