@@ -92,8 +92,8 @@ impl<T: Types> Cell<T> {
         front.withdrawn(
             // AcqRel: the release orders what the front counted before the discarding side's
             // view of it; the acquire pairs with a discarding side that came first.
-            |tombstone| {
-                let to = if tombstone { state::WITHDRAWN } else { state::HELD };
+            |give_back| {
+                let to = if give_back { state::WITHDRAWN } else { state::HELD };
                 self.state
                     .compare_exchange(state::WITHDRAWING, to, Ordering::AcqRel, Ordering::Acquire)
                     .is_ok()

@@ -188,7 +188,11 @@ fn bury<T: Types>(cell: Held<T>) {
     }
     match now {
         state::WITHDRAWN => front.tombstone_gone(),
-        state::HELD => front.give_room_back(0),
+        state::HELD => {
+            // In this order: the room may have the dispatcher judge who waits, which tombstones put off.
+            front.tombstone_gone();
+            front.give_room_back(0);
+        }
         state::WITHDRAWING => {}
         other => unreachable!("an envelope in state {other} can't be discarded"),
     }

@@ -105,9 +105,9 @@ mod state {
     pub(super) const CLAIMED_ASKED: u8 = 9;
     /// The caller has withdrawn the command and is giving its room back.
     pub(super) const WITHDRAWING: u8 = 10;
-    /// Withdrawn, room given back. The envelope is a tombstone, counted as such.
+    /// Withdrawn, room given back. The envelope is a tombstone.
     pub(super) const WITHDRAWN: u8 = 11;
-    /// Withdrawn, but too many tombstones: the room goes with the envelope.
+    /// The same, but there were too many tombstones: the room goes with the envelope.
     pub(super) const HELD: u8 = 12;
     /// The envelope went while the caller was `WITHDRAWING`: nothing is left to count.
     pub(super) const DISCARDED: u8 = 13;

@@ -9,7 +9,7 @@
 //! | `freed` | who looks for room and has counted anew; it only may be too low |
 //! | `posts` | each worker its own tally; whoever gives room back adds to one `freed` of them |
 //! | `attention` | set by who waits or closes; cleared by the dispatcher, which may set it again (`relax`) |
-//! | `tombstones` | a caller that withdraws adds, and subtracts its own if that may not count; the queue side subtracts |
+//! | `tombstones` | a caller that withdraws adds, and subtracts its own if the envelope is gone; the queue side subtracts |
 //! | `abandoned` | a submission that gives up waiting adds, the dispatcher takes off those it has cleared away |
 //! | `orders` | anybody sets a bit; the dispatcher clears all but `ABORT` |
 //! | `workers_left` | a worker that is dropped subtracts |
@@ -342,21 +342,19 @@ impl Front {
 
     /// A command was withdrawn: gives its room back, now or with its envelope.
     ///
-    /// `settle(true)` marks the envelope as a counted tombstone, `settle(false)` as one that still
-    /// has its room; it returns false if the envelope is gone already.
+    /// `settle(true)` marks the envelope as a tombstone without room, `settle(false)` as one that still
+    /// has its room; it returns false if the envelope is gone already. Both count: neither is a command that
+    /// waits behind a handler (G9).
     pub(crate) fn withdrawn(&self, settle: impl FnOnce(bool) -> bool) {
         self.tally.add_shared(Kind::Cancelled);
         // Relaxed throughout: the settling exchange orders the count before whoever sees the mark.
         let before = self.tombstones.fetch_add(1, Ordering::Relaxed);
-        let tombstone = before < u64::from(self.depth);
-        if !tombstone {
+        let give_back = before < u64::from(self.depth);
+        let settled = settle(give_back);
+        if !settled {
             self.tombstones.fetch_sub(1, Ordering::Relaxed);
         }
-        let settled = settle(tombstone);
-        if tombstone && !settled {
-            self.tombstones.fetch_sub(1, Ordering::Relaxed);
-        }
-        if tombstone || !settled {
+        if give_back || !settled {
             self.give_room_back(0);
         }
         if before + 1 >= self.sweep_at {
@@ -364,7 +362,7 @@ impl Front {
         }
     }
 
-    /// The envelope of a counted tombstone is gone.
+    /// The envelope of a withdrawn command is gone.
     pub(crate) fn tombstone_gone(&self) {
         // Release: who sees none sees what was told before the last was buried.
         let before = self.tombstones.fetch_sub(1, Ordering::Release);
@@ -846,7 +844,7 @@ mod tests {
     }
 
     #[test]
-    fn g08_a_withdrawal_leaves_a_tombstone_unless_there_are_as_many_as_room() {
+    fn g08_a_withdrawal_gives_room_back_unless_there_are_as_many_tombstones() {
         const DEPTH: usize = 4;
         let front = Front::new(DEPTH, 1);
         for before in 0..=DEPTH {
@@ -855,15 +853,15 @@ mod tests {
                 (before > 0, before >= DEPTH / 2)
             );
             assert_eq!(front.try_enter(), Entry::Accepted);
-            front.withdrawn(|is_tombstone| {
-                assert_eq!(is_tombstone, before < DEPTH);
+            front.withdrawn(|give_back| {
+                assert_eq!(give_back, before < DEPTH);
                 true
             });
         }
         // The last one's room goes with its envelope.
         assert_eq!((front.queued(), front.outcomes().cancelled), (1, DEPTH as u64 + 1));
         assert!(front.take_sweep());
-        for left in (0..DEPTH).rev() {
+        for left in (0..=DEPTH).rev() {
             front.tombstone_gone();
             assert_eq!(front.has_tombstones(), left > 0);
         }

@@ -1371,3 +1371,40 @@ fn g09_a_blocking_call_that_would_not_wait_says_what_it_found() {
     let ticket = shard.pool.try_submit(job).unwrap();
     shard.run(ticket).unwrap();
 }
+
+#[test]
+fn g09_a_withdrawn_command_that_keeps_its_room_is_no_part_of_a_jam() {
+    let executor = ByHand::default();
+    let pool = pool(executor.clone(), 1, 2, 2);
+    let mut tasks = executor.tasks();
+    poll_all(&mut tasks);
+    let (first, b) = (Door::closed(), Door::closed());
+    let submit = |tasks: &mut Vec<Task>, job| {
+        let ticket = pool.try_submit(job).unwrap();
+        poll_all(tasks);
+        ticket
+    };
+    let before = submit(&mut tasks, Job::at(2, &first));
+    let mut b0 = submit(&mut tasks, submitting_job(&pool, 2, &b, 9));
+    let b1 = submit(&mut tasks, Job::plain(2));
+    first.open();
+    poll_all(&mut tasks);
+    // B0 is at its door, with B1 behind it in its turn.
+    assert_eq!((pool.stats()[0].queued, pool.stats()[0].running), (1, 1));
+    // As many tombstones as the depth, in the channel.
+    for _ in 0..2 {
+        assert!(pool.try_submit(Job::plain(5)).unwrap().withdraw());
+    }
+    // One more: it keeps its room.
+    assert!(b1.withdraw());
+    assert_eq!(pool.stats()[0].queued, 1);
+    let behind = pool.try_submit(Job::plain(2)).unwrap();
+    b.open();
+    poll_all(&mut tasks[1..]);
+    assert_eq!((pool.stats()[0].queued, pool.stats()[0].waiting), (2, 1), "B0 waits for room");
+    // The dispatcher orders the workers to sweep, and judges.
+    let _ = poll_once(&mut tasks[0], Waker::noop());
+    poll_all(&mut tasks);
+    assert_eq!(output_of(&mut b0, &pool), 0, "a wait that can end was refused");
+    drop((before, behind));
+}
