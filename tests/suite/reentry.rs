@@ -1408,3 +1408,55 @@ fn g09_a_withdrawn_command_that_keeps_its_room_is_no_part_of_a_jam() {
     assert_eq!(output_of(&mut b0, &pool), 0, "a wait that can end was refused");
     drop((before, behind));
 }
+
+#[test]
+fn g09_a_send_in_the_lobby_that_is_settled_only_there_is_judged_by_the_dispatcher() {
+    let executor = ByHand::default();
+    let mut shard = Shard::of(pool(executor.clone(), 1, 2, 1), &executor);
+    let (door_a, door_b, given_up) = (Door::closed(), Door::closed(), Door::closed());
+    let sends = {
+        let (pool, door) = (shard.pool.clone(), door_a.clone());
+        Job::new(1, move |_| async move {
+            door.pass().await;
+            Ok(u64::from(was_refused(pool.send(Job::plain(2)).await)))
+        })
+    };
+    // Waits for a command of A's aggregate, and gives that up.
+    let behind_a = Arc::new(Mutex::new(None::<Ticket>));
+    let waits = {
+        let (behind_a, door, given_up) = (Arc::clone(&behind_a), door_b.clone(), given_up.clone());
+        Job::new(2, move |_| async move {
+            door.pass().await;
+            let mut ticket = behind_a.lock().unwrap().take().expect("there is a ticket");
+            assert!(futures::poll!(&mut ticket).is_pending());
+            given_up.pass().await;
+            drop(ticket);
+            Ok(0)
+        })
+    };
+    let mut of_a = shard.pool.try_submit(sends).unwrap();
+    shard.settle();
+    let of_b = shard.pool.try_submit(waits).unwrap();
+    shard.settle();
+
+    // B waits before anybody knows for whom: that is not settled. Then A's send may close a circle.
+    *behind_a.lock().unwrap() = Some(shard.submit(1));
+    door_b.open();
+    shard.workers.poll();
+    shard.lull(|| ());
+    door_a.open();
+    shard.workers.poll();
+    let stats = shard.pool.stats()[0].clone();
+    assert_eq!((stats.queued, stats.running, stats.waiting), (1, 2, 1), "{stats:?}");
+    // It does not, since B gives up. But A waits for room that only A itself can make.
+    given_up.open();
+    shard.workers.poll();
+    let asked = Flag::default();
+    let mark = asked.clone();
+    shard.lull(move || mark.set());
+    shard.workers.poll();
+    assert!(asked.is_set(), "the dispatcher does not hear of it: {:?}", shard.pool.stats());
+    shard.settle();
+    assert_eq!(output_of(&mut of_a, &shard.pool), 1, "not refused");
+    drop(of_b);
+}
