@@ -868,6 +868,16 @@ mod tests {
     }
 
     #[test]
+    fn g09_a_review_is_asked_for_once_a_worker_is_lost_though_nobody_waits() {
+        let front = Front::new(1, 2);
+        front.ask_for_review_if_it_matters();
+        assert!(!front.take_review());
+        front.worker_lost();
+        front.ask_for_review_if_it_matters();
+        assert!(front.take_review());
+    }
+
+    #[test]
     fn g09_the_last_tombstone_to_go_asks_for_a_review_if_somebody_waits() {
         let front = Front::new(3, 1);
         for _ in 0..2 {

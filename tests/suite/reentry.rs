@@ -1446,7 +1446,7 @@ fn g09_a_send_in_the_lobby_that_is_settled_only_there_is_judged_by_the_dispatche
     shard.lull(|| ());
     door_a.open();
     shard.workers.poll();
-    let stats = shard.pool.stats()[0].clone();
+    let stats = shard.pool.stats()[0];
     assert_eq!((stats.queued, stats.running, stats.waiting), (1, 2, 1), "{stats:?}");
     // It does not, since B gives up. But A waits for room that only A itself can make.
     given_up.open();
