@@ -1075,6 +1075,12 @@ fn output_of(ticket: &mut Ticket, pool: &Pool) -> u64 {
     }
 }
 
+fn submit_and_poll(pool: &Pool, tasks: &mut [Task], job: Job) -> Ticket {
+    let ticket = pool.try_submit(job).unwrap();
+    poll_all(tasks);
+    ticket
+}
+
 /// What has ended is replaced by what never does.
 fn poll_all(tasks: &mut [Task]) {
     for _ in 0..20 {
@@ -1227,11 +1233,7 @@ impl Swept {
         let pool = pool(executor.clone(), 1, 3, 3 + beside.len().saturating_sub(1));
         let mut tasks = executor.tasks();
         let (first, a, b) = (Door::closed(), Door::closed(), Door::closed());
-        let submit = |tasks: &mut Vec<Task>, job| {
-            let ticket = pool.try_submit(job).unwrap();
-            poll_all(tasks);
-            ticket
-        };
+        let submit = |tasks: &mut Vec<Task>, job| submit_and_poll(&pool, tasks, job);
 
         // The turn of an aggregate that was idle has one command. What comes meanwhile is in its next.
         let mut others = vec![submit(&mut tasks, Job::at(1, &first))];
@@ -1379,11 +1381,7 @@ fn g09_a_withdrawn_command_that_keeps_its_room_is_no_part_of_a_jam() {
     let mut tasks = executor.tasks();
     poll_all(&mut tasks);
     let (first, b) = (Door::closed(), Door::closed());
-    let submit = |tasks: &mut Vec<Task>, job| {
-        let ticket = pool.try_submit(job).unwrap();
-        poll_all(tasks);
-        ticket
-    };
+    let submit = |tasks: &mut Vec<Task>, job| submit_and_poll(&pool, tasks, job);
     let before = submit(&mut tasks, Job::at(2, &first));
     let mut b0 = submit(&mut tasks, submitting_job(&pool, 2, &b, 9));
     let b1 = submit(&mut tasks, Job::plain(2));
